@@ -1,0 +1,1 @@
+"""Compression of 3D scenes: Gaussian splats, hash-grid NeRFs, meshes."""

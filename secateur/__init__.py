@@ -1,0 +1,1 @@
+"""Shared importance, masking and recovery core of secateur: knows torch, knows no domain."""

@@ -1,0 +1,110 @@
+"""The vocabulary that every domain shares: units, the groups they compete in, and the parameter rows they own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+Scores = dict[str, Tensor]
+"""Group name -> (size,) float: the higher, the more worth keeping."""
+
+Keep = dict[str, Tensor]
+"""Group name -> (size,) bool: True where the unit stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Rows of one parameter that each unit of a group owns along `dim`.
+
+    Args:
+        param: name of the parameter in `Prunable.tensors()`.
+        dim: dimension of the parameter along which rows are owned.
+        rows: (units, rows per unit) int64 row indices; None means that unit i owns row i.
+    """
+
+    param: str
+    dim: int = 0
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGroup:
+    """Units that compete with one another.
+
+    Args:
+        name: key of the group in `Scores` and `Keep`.
+        size: number of units.
+        members: the parameter rows that the units own.
+        cost: per-unit costs by name ("params", "bytes", "macs", "ms"), each (size,).
+        min_keep: the fewest units that may stay.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    cost: Mapping[str, Tensor] = field(default_factory=dict)
+    min_keep: int = 1
+
+
+class Prunable(Protocol):
+    """Anything made of removable units: a splat scene, a hash grid, a UNet, a ViT."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The parameters by name, as `Member.param` refers to them."""
+        ...
+
+    def groups(self) -> Sequence[UnitGroup]:
+        """The groups of units that compete with one another."""
+        ...
+
+    def masked(self, masks: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """While the context is open, unit i of group g acts with strength `masks[g][i]` in [0, 1], differentiably."""
+        ...
+
+    def cut(self, keep: Keep) -> Self:
+        """A new, smaller, dense object that holds only the kept units."""
+        ...
+
+
+def fold(elements: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
+    """Sum element scores over the parameter rows that each unit owns.
+
+    Args:
+        elements: parameter name -> scores shaped like the parameter; parameters that are absent count as zero.
+        group: the units to score.
+
+    Returns:
+        (group.size,) unit scores.
+    """
+    total: Tensor | None = None
+    for member in group.members:
+        if member.param not in elements:
+            continue
+        by_row = elements[member.param].movedim(member.dim, 0)
+        by_row = by_row.reshape(len(by_row), -1).sum(dim=1)
+        units = by_row if member.rows is None else by_row[member.rows].sum(dim=1)
+        if units.shape != (group.size,):
+            raise ValueError(
+                f"group {group.name!r} has {group.size} units but {member.param!r} scores fold to {tuple(units.shape)}"
+            )
+        total = units if total is None else total + units
+    if total is None:
+        raise ValueError(f"no element scores for any parameter of group {group.name!r}")
+    return total
+
+
+def check_keep(keep: Keep, groups: Sequence[UnitGroup]) -> None:
+    """Raise ValueError unless `keep` has one bool mask of the right size for each group."""
+    for group in groups:
+        mask = keep.get(group.name)
+        if mask is None:
+            raise ValueError(f"keep has no mask for group {group.name!r}; it has {sorted(keep)}")
+        if mask.dtype != torch.bool or mask.shape != (group.size,):
+            raise ValueError(
+                f"keep[{group.name!r}] must be a bool tensor of {group.size} units, got {mask.dtype} {tuple(mask.shape)}"
+            )
