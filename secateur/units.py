@@ -106,5 +106,5 @@ def check_keep(keep: Keep, groups: Sequence[UnitGroup]) -> None:
             raise ValueError(f"keep has no mask for group {group.name!r}; it has {sorted(keep)}")
         if mask.dtype != torch.bool or mask.shape != (group.size,):
             raise ValueError(
-                f"keep[{group.name!r}] must be a bool tensor of {group.size} units, got {mask.dtype} {tuple(mask.shape)}"
+                f"keep[{group.name!r}] must be bool of shape ({group.size},), got {mask.dtype} {tuple(mask.shape)}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -95,11 +95,12 @@ class SplatScene:
 
     def with_tensors(self, **tensors: Tensor) -> Self:
         """A scene with some of its tensors replaced."""
-        return replace(self, **tensors)
+        fields: dict[str, Any] = dict(tensors)
+        return replace(self, **fields)
 
     def select(self, index: Tensor) -> Self:
         """The Gaussians at `index` ((M,) int64 or (N,) bool), in that order."""
-        return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
+        return self.with_tensors(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
     def with_sh_degree(self, degree: int) -> Self:
         """The scene with coefficients above `degree` dropped, or zeros added up to it."""
@@ -111,7 +112,7 @@ class SplatScene:
 
     def to(self, device: torch.device | str) -> Self:
         """The scene with its tensors on `device`."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        return self.with_tensors(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def groups(self) -> Sequence[UnitGroup]:
         n = len(self)
