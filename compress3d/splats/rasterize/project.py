@@ -92,7 +92,7 @@ def project(
         if not (determinant > 0):
             continue
         if antialiased:
-            peak *= math.sqrt(max(np.float32(0.0), (raw_xx * raw_yy - xy * xy) / determinant))  # type: ignore[operator]
+            peak *= math.sqrt(max(np.float32(0.0), (raw_xx * raw_yy - xy * xy) / determinant))
             if not (peak >= ALPHA_MIN):
                 continue
         extent = math.sqrt(np.float32(2.0) * math.log(peak / np.float32(ALPHA_MIN)))
@@ -131,7 +131,7 @@ def project_colors(means, sh0, shN, camera, degree, order):  # pragma: no cover 
         for rank in range(np.int64(chunk) * 1024, min(count, np.int64(chunk) * 1024 + 1024)):
             i = order[rank]
             x, y, z = means[i, 0] - camera[0], means[i, 1] - camera[1], means[i, 2] - camera[2]
-            norm = np.float32(1.0) / max(np.float32(1e-12), math.sqrt(x * x + y * y + z * z))
+            norm = np.float32(1.0) / math.sqrt(x * x + y * y + z * z + np.float32(1e-24))
             fill_basis(basis, x * norm, y * norm, z * norm, degree)
             for channel in range(channels):
                 total = np.float32(0.5) + basis[0] * sh0[i, 0, channel]
