@@ -1,0 +1,105 @@
+"""Reading and writing splat scenes, whatever the format: `read_scene`, `write_scene`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from compress3d.splats.formats.sanitize import drop_invalid
+from compress3d.splats.scene import SplatScene
+
+__all__ = ["drop_invalid", "read_scene", "write_scene"]
+
+_HEAD_BYTES = 1 << 16
+_MODULES = {
+    ".compressed.ply": "compressed_ply",
+    ".ply": "ply",
+    ".splat": "splat",
+    ".ksplat": "ksplat",
+    ".spz": "spz",
+    ".sog": "sog",
+    "meta.json": "sog",
+    ".glb": "gltf",
+}
+"""How a file's name ends -> its codec's module, imported only when asked: one format must not load all libraries."""
+
+
+class Codec(Protocol):
+    """What the module of a format offers; one that is only read has no `write`."""
+
+    def read(self, path: Path) -> SplatScene:
+        """The scene in a file, as it is: Gaussians may be invalid. Raises ValueError, FileNotFoundError."""
+        ...
+
+    def write(self, scene: SplatScene, path: Path, **options: Any) -> None:
+        """Replace `path` by the scene, or leave it as it was."""
+        ...
+
+    def matches(self, path: Path, head: bytes) -> bool:
+        """Whether a file of this name that begins with `head` (b"" for a folder) is of this format."""
+        ...
+
+
+def read_scene(path: str | Path, keep_invalid: bool = False) -> SplatScene:
+    """Read a splat scene from a file, or from the folder or meta.json of an unbundled SOG.
+
+    The content decides the format where it can, the name where it cannot.
+
+    Args:
+        path: the file or folder.
+        keep_invalid: keep the Gaussians that `drop_invalid` takes out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the format is unknown, or the file is not what its format asks for: it names file and field.
+    """
+    path = Path(path)
+    head = b""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    codec = next((codec for codec in _codecs() if codec.matches(path, head)), None) or _codec_by_name(path)
+    scene = codec.read(path)
+    return scene if keep_invalid else drop_invalid(scene)[0]
+
+
+def write_scene(scene: SplatScene, path: str | Path, **options: Any) -> None:
+    """Write a splat scene; the name says in which format, a folder's name (no suffix) or a meta.json in unbundled SOG.
+
+    Args:
+        scene: at least one Gaussian.
+        path: the file or folder, replaced only when all is written.
+        options: those of the format's `write`.
+
+    Raises:
+        ValueError: no format of that name can be written, or the format cannot hold the scene.
+    """
+    path = Path(path)
+    codec = _codec_by_name(path)
+    if not hasattr(codec, "write"):
+        others = ", ".join(suffix for suffix in _MODULES if suffix != path.suffix.lower())
+        raise ValueError(f"{path}: {path.suffix} is only read, not written; choose from {others}")
+    if not len(scene):
+        raise ValueError(f"{path}: there is nothing to write: the scene has no Gaussians")
+    codec.write(scene, path, **options)
+
+
+def _import(module: str) -> Codec:
+    return cast(Codec, import_module(f"{__name__}.{module}"))
+
+
+def _codecs() -> Iterator[Codec]:
+    for module in dict.fromkeys(_MODULES.values()):
+        yield _import(module)
+
+
+def _codec_by_name(path: Path) -> Codec:
+    name = path.name.lower()
+    if path.is_dir() or not (path.suffix or path.exists()):
+        return _import("sog")
+    for suffix, module in _MODULES.items():
+        if name.endswith(suffix) if suffix.startswith(".") else name == suffix:
+            return _import(module)
+    raise ValueError(f"{path}: not a splat scene of a known format; known are {', '.join(_MODULES)}")
