@@ -1,0 +1,1 @@
+"""Measures of quality, speed and size that every domain shares."""

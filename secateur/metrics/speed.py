@@ -1,0 +1,93 @@
+"""How many frames a second: warmed up, repeated, with the threads pinned and the machine's load written down."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The time that a frame takes, over several repeats of the same frames.
+
+    Args:
+        median_ms: median over repeats of the mean time of a frame, in milliseconds.
+        minimum_ms: the fastest repeat, in milliseconds a frame: what the machine can do when nothing disturbs it.
+        frames: frames in a repeat.
+        repeats: number of repeats that were timed, after one warm-up.
+        threads: threads that torch and numba were held to.
+        load_average: load average of the machine over the last minute when timing began; None where it has none.
+    """
+
+    median_ms: float
+    minimum_ms: float
+    frames: int
+    repeats: int
+    threads: int
+    load_average: float | None
+
+    @property
+    def frames_per_second(self) -> float:
+        """From the median."""
+        return 1000.0 / self.median_ms
+
+
+def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 5, threads: int | None = None) -> Speed:
+    """Time `draw(frame)` for frame 0 .. frames-1, `repeats` times after one warm-up of all the frames.
+
+    Args:
+        draw: draws one frame.
+        frames: number of frames in a repeat.
+        repeats: number of timed repeats.
+        threads: threads that torch and numba may use; None: as many as they use now.
+
+    Raises:
+        ValueError: `frames` or `repeats` is below 1.
+    """
+    if frames < 1 or repeats < 1:
+        raise ValueError(f"frames and repeats must be at least 1, got {frames} and {repeats}")
+    with pinned_threads(threads) as used:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        _time_frames(draw, frames)
+        times = [_time_frames(draw, frames) for _ in range(repeats)]
+    return Speed(statistics.median(times), min(times), frames, repeats, used, load)
+
+
+@contextmanager
+def pinned_threads(count: int | None) -> Iterator[int]:
+    """Hold torch (and numba, where it is loaded) to `count` threads while the context is open; yields the count."""
+    numba = sys.modules.get("numba")
+    before = torch.get_num_threads()
+    before_numba = numba.get_num_threads() if numba else 0
+    count = before if count is None else count
+    torch.set_num_threads(count)
+    if numba:
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+        if numba:
+            numba.set_num_threads(before_numba)
+
+
+def _time_frames(draw: Callable[[int], object], frames: int) -> float:
+    """Milliseconds a frame."""
+    _wait_for_device()
+    start = time.perf_counter()
+    for frame in range(frames):
+        draw(frame)
+    _wait_for_device()
+    return (time.perf_counter() - start) * 1000.0 / frames
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
