@@ -35,7 +35,7 @@ def test_ssim_agrees_with_its_definition_on_flat_images() -> None:
     one, other = 0.25, 0.75
     expected = (2 * one * other + 1e-4) / (one**2 + other**2 + 1e-4)
     value = ssim(torch.full((1, 16, 16, 3), one), torch.full((1, 16, 16, 3), other))
-    torch.testing.assert_close(value, torch.tensor([expected]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(value, torch.tensor([expected]), atol=5e-4, rtol=0)
 
 
 def test_metrics_are_per_image() -> None:
