@@ -1,0 +1,164 @@
+"""View-dependent light as spherical harmonics: lobes about an axis, projected by weighted least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+from compress3d.splats.procedural.light import SUN, Light
+from compress3d.splats.procedural.surfels import FRAME, SH_C0, Surfels, unit
+
+Lobe = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(A, 1, 3) unit axes, (1, D, 3) unit directions to the eye -> (A, D) added brightness."""
+
+SOFTBOX = unit(np.array([-0.6, 0.62, 0.5]))
+"""Direction to a broad studio light across from the sun (y-up)."""
+SIDE = 40
+"""Cells of the octahedral table along a side; lobes of degree 3 change little between them."""
+
+
+def sh_basis(directions: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 16"]:
+    """Real spherical harmonics up to degree 3 in the order and signs of INRIA's PLY files.
+
+    Args:
+        directions: unit vectors from the eye to the Gaussian, in the frame of the PLY.
+    """
+    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    xx, yy, zz = x * x, y * y, z * z
+    return np.stack(
+        [
+            np.full_like(x, SH_C0),
+            -0.4886025119029199 * y,
+            0.4886025119029199 * z,
+            -0.4886025119029199 * x,
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ],
+        axis=-1,
+    )
+
+
+def glaze(normal: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Reflections of the sun and a softbox, stronger at grazing views (Schlick, 1994)."""
+    cosine = np.maximum((normal * eye).sum(-1), 0)
+    fresnel = 0.25 + 0.75 * (1 - cosine) ** 5
+    mirrored = 2 * (normal * eye).sum(-1, keepdims=True) * normal - eye
+    sun = np.maximum(mirrored @ SUN, 0) ** 9
+    box = np.maximum(mirrored @ SOFTBOX, 0) ** 5
+    horizon = np.exp(-((mirrored[..., 1] - 0.15) ** 2) / 0.08)
+    return np.where(cosine > 0, fresnel * (4.0 * sun + 1.6 * box + 0.3 * horizon), 0)
+
+
+def fibre(tangent: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Highlight across a fibre (Kajiya and Kay, "Rendering fur with three dimensional textures", 1989)."""
+    halfway = unit(SUN + eye)
+    along = (tangent * halfway).sum(-1)
+    return np.maximum(1 - along**2, 0) ** 10 * np.maximum((SUN * eye).sum(-1) * 0.5 + 0.5, 0)
+
+
+def fuzz(normal: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Bright rim of a surface with fine hair: 1 minus the cosine, cubed."""
+    cosine = (normal * eye).sum(-1)
+    return np.where(cosine > -0.2, (1 - np.maximum(cosine, 0)) ** 3, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LobeTable:
+    """Coefficients of one lobe for axes all over the sphere.
+
+    Args:
+        coefficients: (SIDE, SIDE, 16) on the octahedral map of the axis (Cigolla et al., "A survey of efficient
+            representations for independent unit vectors", 2014).
+    """
+
+    coefficients: Float[np.ndarray, "S S 16"]
+
+    @classmethod
+    def fit(cls, lobe: Lobe, one_sided: bool, directions: int = 200) -> LobeTable:
+        """Least squares over `directions` to the eye; a one-sided lobe only counts where its surface is seen."""
+        i = np.arange(directions) + 0.5
+        turn, height = np.pi * (1 + 5**0.5) * i, 1 - 2 * i / directions
+        flat = np.sqrt(1 - height**2)
+        eye = np.stack([flat * np.cos(turn), height, flat * np.sin(turn)], axis=1)
+        axes = _octahedral_axes(SIDE)
+        values = lobe(axes[:, None], eye[None])
+        weights = np.maximum(axes @ eye.T, 0) + 0.04 if one_sided else np.ones_like(values)
+        basis = sh_basis(-eye * FRAME)
+        normal_matrix = np.einsum("ad,di,dj->aij", weights, basis, basis, optimize=True)
+        right = np.einsum("ad,ad,di->ai", weights, values, basis, optimize=True)
+        return cls(np.linalg.solve(normal_matrix, right[..., None])[..., 0].reshape(SIDE, SIDE, 16))
+
+    def __call__(self, axes: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 16"]:
+        """Coefficients at unit axes, bilinear between the cells of the table."""
+        flat = axes[:, :2] / np.abs(axes).sum(1, keepdims=True)
+        signs = np.where(flat >= 0, 1.0, -1.0)
+        folded = np.where(axes[:, 2:] < 0, (1 - np.abs(flat[:, ::-1])) * signs, flat)
+        place = np.clip((folded * 0.5 + 0.5) * (SIDE - 1), 0, SIDE - 1)
+        low = np.minimum(place.astype(np.int64), SIDE - 2)
+        wx, wy = (place - low).T[:, :, None].astype(np.float32)
+        x, y = low.T
+        table = self.coefficients.astype(np.float32)
+        return (
+            table[x, y] * ((1 - wx) * (1 - wy))
+            + table[x + 1, y] * (wx * (1 - wy))
+            + table[x, y + 1] * ((1 - wx) * wy)
+            + table[x + 1, y + 1] * (wx * wy)
+        )
+
+
+def _octahedral_axes(side: int) -> np.ndarray:
+    line = np.linspace(-1, 1, side)
+    x, y = (g.ravel() for g in np.meshgrid(line, line, indexing="ij"))
+    z = 1 - np.abs(x) - np.abs(y)
+    sx, sy = np.where(x >= 0, 1.0, -1.0), np.where(y >= 0, 1.0, -1.0)
+    below = z < 0
+    return unit(np.stack([np.where(below, (1 - np.abs(y)) * sx, x), np.where(below, (1 - np.abs(x)) * sy, y), z], axis=1))
+
+
+@cache
+def _tables() -> tuple[LobeTable, LobeTable, LobeTable]:
+    return LobeTable.fit(glaze, True), LobeTable.fit(fibre, False), LobeTable.fit(fuzz, True)
+
+
+def radiance(surfels: Surfels, light: Light, rng: np.random.Generator, noise: float = 0.012) -> np.ndarray:
+    """(N, 16, 3) coefficients: reflected light in degree 0, plus lobes, plus the noise that training leaves.
+
+    Args:
+        surfels: N surfels.
+        light: what reaches them.
+        rng: source of the noise.
+        noise: standard deviation of the noise in degree 1; degrees 2 and 3 have a half and a third of it.
+    """
+    glaze_table, fibre_table, fuzz_table = _tables()
+    sh = np.zeros((len(surfels), 16, 3), np.float32)
+    sh[:, 0] = (light.reflected - 0.5) / SH_C0
+    lit = 0.25 * light.sky + 0.75 * light.sun
+    # A highlight moves a display value towards white, so that it cannot pass it.
+    room = (1.0 - light.reflected).astype(np.float32)
+    leaf_colour = room * np.array([1.0, 1.0, 0.72], np.float32)
+    moss_colour = room * np.array([0.75, 1.0, 0.45], np.float32)
+    for strength, table, axes, colour in (
+        (surfels.gloss * (0.3 + 0.7 * lit) * light.sky, glaze_table, surfels.normals, room),
+        (surfels.sheen * lit, fibre_table, surfels.tangents, leaf_colour),
+        (surfels.fuzz * light.sky, fuzz_table, surfels.normals, moss_colour),
+    ):
+        on = np.flatnonzero(strength > 1e-3)
+        sh[on] += (table(axes[on]) * strength[on, None].astype(np.float32))[:, :, None] * colour[on, None, :]
+    spread = np.repeat(np.array([0, 1, 1 / 2, 1 / 3], np.float32), [1, 3, 5, 7])[:, None] * noise
+    shared = rng.standard_normal((len(surfels), 16, 1), dtype=np.float32)
+    sh += spread * (0.8 * shared + 0.6 * rng.standard_normal(sh.shape, dtype=np.float32))
+    return sh
