@@ -56,15 +56,14 @@ def read(path: Path) -> SplatScene:
                 column[rows] = block[name]
     has_filter = "filter_3D" in columns
     means, quats, scales, opacities, sh0, shN = map(torch.from_numpy, arrays)
-    scene = SplatScene(means, quats, scales, opacities, sh0, shN, _antialiased(header, has_filter))
+    scene = SplatScene(means, quats, scales, opacities, sh0, shN, trained_antialiased(header, has_filter))
     return _fold_filter(scene, torch.from_numpy(filters)) if has_filter else scene
 
 
 def write(scene: SplatScene, path: Path) -> None:
     """Write the INRIA layout, normals (zeros) included, binary little-endian; it reads back bit for bit."""
     names = ["x", "y", "z", "nx", "ny", "nz", *_property_names(scene.shN.shape[1])[3:]]
-    comments = ["comment SplatRenderMode: mip", "comment antialiased 1"] if scene.antialiased else []
-    lines = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {len(scene)}"]
+    lines = [*header_start(scene), f"element vertex {len(scene)}"]
     lines += [f"property float {name}" for name in names] + ["end_header", ""]
     columns = _columns(*(tensor.detach().cpu().numpy() for tensor in scene.tensors().values()))
     with replacing_file(path) as temporary, temporary.open("wb") as file:
@@ -76,6 +75,12 @@ def write(scene: SplatScene, path: Path) -> None:
                 if name in columns:
                     block[:, index] = columns[name][rows]
             file.write(block.tobytes())
+
+
+def header_start(scene: SplatScene) -> list[str]:
+    """The first lines of a binary header, with the comments that `trained_antialiased` looks for."""
+    comments = ["comment SplatRenderMode: mip", "comment antialiased 1"] if scene.antialiased else []
+    return ["ply", "format binary_little_endian 1.0", *comments]
 
 
 def _property_names(coefficients: int) -> list[str]:
@@ -119,7 +124,7 @@ def _check_properties(path: Path, vertex: Element) -> int:
     return rest // 3
 
 
-def _antialiased(header: PlyHeader, default: bool) -> bool:
+def trained_antialiased(header: PlyHeader, default: bool) -> bool:
     """What the last comment of Brush or Postshot says of the rasteriser that the scene was trained with."""
     meanings = {
         "splatrendermode: mip": True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def alphas_from_opacities(opacities: NDArray[np.float32]) -> NDArray[np.float32]
         return (1 / (1 + np.exp(-opacities))).astype(np.float32)
 
 
-def sh0_from_colors(colors: NDArray[np.float32]) -> NDArray[np.float32]:
+def sh0_from_colors(colors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Degree-0 coefficients of colours that are 0..1 within the gamut."""
     return ((colors - 0.5) / SH_C0).astype(np.float32)
 
@@ -45,6 +47,6 @@ def log_scales(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(scales == 0, np.float32(FLAT_LOG_SCALE), logs)
 
 
-def to_levels(values: NDArray[np.float32], levels: int) -> NDArray[np.uint32]:
+def to_levels(values: NDArray[np.floating[Any]], levels: int) -> NDArray[np.uint32]:
     """Round values in [0, 1] to the nearest of `levels` integers 0 .. levels - 1, clamping what lies outside."""
     return np.clip(np.floor(values * (levels - 1) + 0.5), 0, levels - 1).astype(np.uint32)
