@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -68,6 +68,19 @@ class Prunable(Protocol):
 
     def cut(self, keep: Keep) -> Self:
         """A new, smaller, dense object that holds only the kept units."""
+        ...
+
+
+class Criterion(Protocol):
+    """What is each unit worth? A dataclass with this one method."""
+
+    def score(self, target: Any, calibration: Any = None, /) -> Scores:
+        """Score every unit of every group of `target` ("higher is worth keeping"), without changing it.
+
+        Args:
+            target: the `Prunable` to score; a criterion of one domain asks for that domain's class.
+            calibration: what the criterion looks through (cameras, prompts, images), or None where it needs nothing.
+        """
         ...
 
 
