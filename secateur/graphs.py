@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -66,15 +66,7 @@ class Graph:
         return 2.0 if kind == "random_walk" else 2 * max(float(self.degrees.max(initial=0)), 1e-12)
 
 
-class GraphBuilder(Protocol):
-    """Makes a graph of points."""
-
-    def build(self, points: Float[Tensor, "N D"]) -> Graph:
-        """Raises ValueError when a coordinate is not finite."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NearestNeighbours:
     """Every point is tied to its nearest points, with weights that adapt to the local density.
 
@@ -111,7 +103,7 @@ class NearestNeighbours:
         return _graph(edges, np.exp(-np.minimum(exponents, _LARGEST_EXPONENT)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WithinRadius:
     """Every point is tied to all points within one radius, with one bandwidth for all edges.
 
@@ -143,6 +135,11 @@ class WithinRadius:
         squared = (edges.data / radius) ** 2
         variance = float(squared.mean(dtype=np.float64)) if len(squared) else 0.0
         return _graph(edges, np.exp(-squared / (2 * variance or 1.0)))
+
+
+GraphBuilder = NearestNeighbours | WithinRadius
+"""Makes a graph of points: `build(points)`. A union, not a protocol, so that recipes can name either and have a
+default."""
 
 
 def _coordinates(points: Tensor) -> np.ndarray:

@@ -25,7 +25,7 @@ Reduction = Literal["sum", "max", "pixel_normalised", "count", "top1"]
 Signal = Literal["position", "colour", "scale", "opacity"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Opacity:
     """Peak opacity, 0 to 1: what every viewer's "remove faint splats" slider does."""
 
@@ -34,7 +34,7 @@ class Opacity:
         return {GAUSSIANS: scene.peak_opacities().detach()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpacityVolume:
     """Peak opacity times s_x s_y s_z, the usual order of progressive formats; flat Gaussians count for little."""
 
@@ -43,7 +43,7 @@ class OpacityVolume:
         return {GAUSSIANS: scene.peak_opacities().detach() * volumes(scene)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpacityArea:
     """Peak opacity times the surface of the one-sigma ellipsoid.
 
@@ -56,7 +56,7 @@ class OpacityArea:
         return {GAUSSIANS: scene.peak_opacities().detach() * surfaces(scene)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RayContribution:
     """A statistic of the blending weight alpha * T over all rays of all views.
 
@@ -68,7 +68,7 @@ class RayContribution:
 
     reduce: Reduction = "max"
 
-    def score(self, scene: SplatScene, calibration: Calibration) -> Scores:
+    def score(self, scene: SplatScene, calibration: Calibration = None) -> Scores:
         """(N,) float32 scores.
 
         Raises:
@@ -77,7 +77,7 @@ class RayContribution:
         return {GAUSSIANS: getattr(_contributions(scene, calibration), self.reduce).to(torch.float32)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MiniSplatting:
     """Mini-Splatting's importance (arXiv 2403.14166, section 4.2): blending weights, 0 for what is never foremost.
 
@@ -91,7 +91,7 @@ class MiniSplatting:
 
     outdoor: bool = True
 
-    def score(self, scene: SplatScene, calibration: Calibration) -> Scores:
+    def score(self, scene: SplatScene, calibration: Calibration = None) -> Scores:
         """(N,) float32 scores.
 
         Raises:
@@ -102,7 +102,7 @@ class MiniSplatting:
         return {GAUSSIANS: torch.where(seen.top1 > 0, weights, 0.0)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GlobalSignificance:
     """LightGaussian's score as its paper has it (arXiv 2311.17245, section 3.2, equations 3 to 5).
 
@@ -116,7 +116,7 @@ class GlobalSignificance:
 
     beta: float = 0.1
 
-    def score(self, scene: SplatScene, calibration: Calibration) -> Scores:
+    def score(self, scene: SplatScene, calibration: Calibration = None) -> Scores:
         """(N,) float32 scores.
 
         Raises:
@@ -132,7 +132,7 @@ class GlobalSignificance:
         return {GAUSSIANS: scene.peak_opacities().detach() * seen.transmittance * gamma}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spectral:
     """SUNDAE's importance (arXiv 2405.00676, section 3.2): what a graph filter finds at each Gaussian.
 

@@ -13,7 +13,7 @@ from secateur.maths import average_ranks, gumbel_scores
 from secateur.units import Criterion, Scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Product:
     """The product of several criteria, each raised to a power.
 
@@ -53,7 +53,7 @@ class Product:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankMixture:
     """The weighted mean of the ranks that several criteria give.
 
@@ -83,7 +83,7 @@ class RankMixture:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampled:
     """Random scores whose top k is a sample without replacement, in proportion to a criterion's scores.
 

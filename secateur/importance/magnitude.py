@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from secateur.units import Prunable, Scores, fold
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Magnitude:
     """Sum of |w|^power over the parameters that a unit owns.
 

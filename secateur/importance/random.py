@@ -9,7 +9,7 @@ import torch
 from secateur.units import Prunable, Scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Random:
     """Scores drawn uniformly from [0, 1), so that an allocator keeps a random subset of the exact size.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,7 @@ from secateur.graphs import Graph, LaplacianKind, signals_array
 from secateur.maths import order_by_score
 
 
-class GraphFilter(Protocol):
-    """Maps (N, C) signals on a graph to (N, C) filtered signals, linearly."""
-
-    def __call__(self, graph: Graph, signals: np.ndarray) -> np.ndarray: ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Laplacian:
     """The Haar-like high-pass filter of SUNDAE: (I - D^-1 W) S, or (D - W) S as its released code has it.
 
@@ -47,7 +41,7 @@ class Laplacian:
         return graph.laplacian(signals, self.kind)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SmoothBand:
     """A band of graph frequencies with smooth edges, by a Chebyshev polynomial of the Laplacian.
 
@@ -100,6 +94,10 @@ def _roll_off(frequencies: np.ndarray, cutoff: float) -> np.ndarray:
     if cutoff == 2:
         return np.ones_like(frequencies)
     return 1 / (1 + (frequencies / cutoff) ** 4)
+
+
+GraphFilter = Laplacian | SmoothBand
+"""Maps a graph and (N, C) signals on it to (N, C) filtered signals, linearly."""
 
 
 def response(graph: Graph, signals: Sequence[Float[Tensor, "N C"]], graph_filter: GraphFilter) -> Float[Tensor, " N"]:

@@ -18,6 +18,7 @@ class Speed:
     """The time that a frame takes, over several repeats of the same frames.
 
     Args:
+        frames_per_second: from the median.
         median_ms: median over repeats of the mean time of a frame, in milliseconds.
         minimum_ms: the fastest repeat, in milliseconds a frame: what the machine can do when nothing disturbs it.
         frames: frames in a repeat.
@@ -26,17 +27,13 @@ class Speed:
         load_average: load average of the machine over the last minute when timing began; None where it has none.
     """
 
+    frames_per_second: float
     median_ms: float
     minimum_ms: float
     frames: int
     repeats: int
     threads: int
     load_average: float | None
-
-    @property
-    def frames_per_second(self) -> float:
-        """From the median."""
-        return 1000.0 / self.median_ms
 
 
 def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 5, threads: int | None = None) -> Speed:
@@ -57,7 +54,8 @@ def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         _time_frames(draw, frames)
         times = [_time_frames(draw, frames) for _ in range(repeats)]
-    return Speed(statistics.median(times), min(times), frames, repeats, used, load)
+    median = statistics.median(times)
+    return Speed(1000.0 / median, median, min(times), frames, repeats, used, load)
 
 
 @contextmanager
