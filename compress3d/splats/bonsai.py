@@ -20,13 +20,13 @@ SHARES = {
     "soil": 0.05,
     "moss": 0.07,
     "pebbles": 0.01,
-    "stand": 0.08,
+    "stand": 0.09,
     "shadow": 0.01,
     "hearts": 0.012,
     "heartwood": 0.003,
     "filling": 0.005,
 }
-TRAINING_SHARE = 0.13
+TRAINING_SHARE = 0.20
 """Part of the Gaussians that a better-behaved optimiser would not have left: see `as_if_trained`."""
 CENTRE = np.array([0.0, 0.28, 0.0])
 

@@ -14,7 +14,7 @@ HALF_LENGTH = 0.0092
 HALF_WIDTH = 0.0038
 TUFT = 0.030
 DEEP = np.array([0.018, 0.060, 0.016])
-FRESH = np.array([0.115, 0.265, 0.035])
+FRESH = np.array([0.100, 0.225, 0.028])
 TIP = np.array([0.30, 0.42, 0.06])
 VEIN = np.array([0.22, 0.36, 0.09])
 UP = np.array([0.0, 1.0, 0.0])
@@ -44,8 +44,8 @@ def hearts(tree: BonsaiTree, count: int, rng: np.random.Generator) -> Surfels:
     centres, outward, radii = _tufts(tree, rng)
     tuft = rng.integers(0, len(centres), count)
     radius = radii[tuft, None]
-    positions = centres[tuft] + radius * (0.25 * outward[tuft] + 0.22 * rng.normal(size=(count, 3)))
-    return round_surfels(positions, radius * rng.uniform(0.2, 0.34, (count, 3)), DEEP, rng)
+    positions = centres[tuft] + radius * (0.25 * outward[tuft] + 0.16 * rng.normal(size=(count, 3)))
+    return round_surfels(positions, radius * rng.uniform(0.16, 0.28, (count, 3)), DEEP, rng)
 
 
 def _tufts(tree: BonsaiTree, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,13 +76,14 @@ def _leaf_colours(
 ) -> np.ndarray:
     """Deep green inside and below, fresh on top, with yellow-green young tips in some tufts."""
     number = len(centre)
-    light = np.clip(0.42 + 0.40 * direction[:, 1] + 0.5 * (depth - 0.75) + 0.14 * rng.normal(size=number), 0, 1)
+    light = np.clip(0.42 + 0.40 * direction[:, 1] + 0.5 * (depth - 0.75) + 0.20 * rng.normal(size=number), 0, 1)
     light = np.clip(light + 0.9 * (fractal_noise(tuft_centre * 14, 2, 21) - 0.5), 0, 1)
     colour = DEEP + (FRESH - DEEP) * light[:, None]
     vigour = rng.random(tuft.max() + 1)[tuft]
     young = (rng.random(number) < 0.16 * (0.4 + vigour)) & (depth > 0.86) & (direction[:, 1] > 0.1)
     colour += (TIP - colour) * (0.65 * young * rng.random(number))[:, None]
-    hue = 1 + rng.normal(size=(number, 1)) * [0.14, 0.07, 0.10]
+    warmth = rng.normal(size=number) + 1.2 * rng.normal(size=tuft.max() + 1)[tuft]
+    hue = 1 + warmth[:, None] * [0.14, 0.05, 0.08]
     return np.clip(colour * hue * rng.uniform(0.85, 1.15, (number, 1)), 0.004, 1)
 
 
@@ -115,8 +116,14 @@ def _blades(
         + across * (half * b)[:, None]
         + normal[leaf] * (HALF_LENGTH * droop + half * fold)[:, None]
     )
-    tilted = normal[leaf] - across * (0.35 * np.sign(b) * (np.abs(b) > 0.1))[:, None] + along[leaf] * (0.3 * (a + 1))[:, None]
-    sizes = np.stack([0.62 * HALF_LENGTH / rows**0.9, 0.60 * half / columns**0.8, np.full(count, 0.0005)], axis=1) * scale
+    tilted = (
+        normal[leaf]
+        - across * (0.35 * np.sign(b) * (np.abs(b) > 0.1))[:, None]
+        + along[leaf] * (0.3 * (a + 1))[:, None]
+    )
+    sizes = (
+        np.stack([0.62 * HALF_LENGTH / rows**0.9, 0.60 * half / columns**0.8, np.full(count, 0.0005)], axis=1) * scale
+    )
     vein = np.exp(-((b / 0.25) ** 2)) * (columns > 2)
     shade = colour[leaf] + (VEIN - colour[leaf]) * (0.35 * vein)[:, None]
     return Surfels.of(
@@ -125,7 +132,7 @@ def _blades(
         tilted,
         sizes,
         shade,
-        opacities=rng.uniform(0.82, 0.99, count),
+        opacities=rng.uniform(0.88, 0.99, count),
         sheen=rng.uniform(0.10, 0.26, count),
         gloss=0.05,
         translucency=0.55,

@@ -29,7 +29,7 @@ class DensityGrid:
     """
 
     extinction: Float[np.ndarray, "X Y Z"]
-    corner: Float[np.ndarray, "3"]
+    corner: Float[np.ndarray, " 3"]
     voxel: float
 
     @classmethod
@@ -51,12 +51,16 @@ class DensityGrid:
         """
         places = (positions - self.corner) / self.voxel - 0.5
         steps = int(np.ceil(distance / self.voxel))
-        depth = _march(self.extinction, places.astype(np.float32), direction.astype(np.float64), start, steps, 8 / self.voxel)
+        depth = _march(
+            self.extinction, places.astype(np.float32), direction.astype(np.float64), start, steps, 8 / self.voxel
+        )
         return np.exp(-depth * self.voxel)
 
 
 @njit(cache=True)
-def _march(grid: np.ndarray, places: np.ndarray, direction: np.ndarray, start: float, steps: int, limit: float) -> np.ndarray:
+def _march(
+    grid: np.ndarray, places: np.ndarray, direction: np.ndarray, start: float, steps: int, limit: float
+) -> np.ndarray:
     out = np.zeros(len(places), np.float32)
     for i in range(len(places)):
         total = 0.0

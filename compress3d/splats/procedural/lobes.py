@@ -15,8 +15,8 @@ from compress3d.splats.procedural.surfels import FRAME, SH_C0, Surfels, unit
 Lobe = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(A, 1, 3) unit axes, (1, D, 3) unit directions to the eye -> (A, D) added brightness."""
 
-SOFTBOX = unit(np.array([-0.6, 0.62, 0.5]))
-"""Direction to a broad studio light across from the sun (y-up)."""
+STRIPS = np.array([[-0.62, 0.78], [0.90, -0.44]])
+"""Horizontal directions (x, z) to two tall studio lights that a glaze mirrors."""
 SIDE = 40
 """Cells of the octahedral table along a side; lobes of degree 3 change little between them."""
 
@@ -53,14 +53,15 @@ def sh_basis(directions: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 1
 
 
 def glaze(normal: np.ndarray, eye: np.ndarray) -> np.ndarray:
-    """Reflections of the sun and a softbox, stronger at grazing views (Schlick, 1994)."""
-    cosine = np.maximum((normal * eye).sum(-1), 0)
-    fresnel = 0.25 + 0.75 * (1 - cosine) ** 5
-    mirrored = 2 * (normal * eye).sum(-1, keepdims=True) * normal - eye
+    """Reflections of the sun and two tall studio lights, stronger at grazing views (Schlick, 1994)."""
+    facing = (normal * eye).sum(-1)
+    fresnel = 0.30 + 0.70 * (1 - np.maximum(facing, 0)) ** 5
+    mirrored = 2 * facing[..., None] * normal - eye
     sun = np.maximum(mirrored @ SUN, 0) ** 9
-    box = np.maximum(mirrored @ SOFTBOX, 0) ** 5
-    horizon = np.exp(-((mirrored[..., 1] - 0.15) ** 2) / 0.08)
-    return np.where(cosine > 0, fresnel * (4.0 * sun + 1.6 * box + 0.3 * horizon), 0)
+    level = np.hypot(mirrored[..., 0], mirrored[..., 2]) + 1e-9
+    tall = np.exp(-((np.abs(mirrored[..., 1]) / 0.8) ** 4))
+    strips = [np.exp(((mirrored[..., ::2] @ side) / level - 1) / 0.07) * tall for side in STRIPS]
+    return np.where(facing > 0, fresnel * (3.0 * sun + 2.2 * strips[0] + 1.4 * strips[1]), 0)
 
 
 def fibre(tangent: np.ndarray, eye: np.ndarray) -> np.ndarray:
@@ -126,7 +127,9 @@ def _octahedral_axes(side: int) -> np.ndarray:
     z = 1 - np.abs(x) - np.abs(y)
     sx, sy = np.where(x >= 0, 1.0, -1.0), np.where(y >= 0, 1.0, -1.0)
     below = z < 0
-    return unit(np.stack([np.where(below, (1 - np.abs(y)) * sx, x), np.where(below, (1 - np.abs(x)) * sy, y), z], axis=1))
+    return unit(
+        np.stack([np.where(below, (1 - np.abs(y)) * sx, x), np.where(below, (1 - np.abs(x)) * sy, y), z], axis=1)
+    )
 
 
 @cache

@@ -19,8 +19,8 @@ SOIL = np.array([0.085, 0.052, 0.032])
 GRIT = np.array([0.26, 0.17, 0.095])
 MOSS_DEEP = np.array([0.030, 0.075, 0.010])
 MOSS_FRESH = np.array([0.190, 0.300, 0.035])
-ROSEWOOD = np.array([0.030, 0.011, 0.007])
-ROSEWOOD_LIGHT = np.array([0.125, 0.050, 0.024])
+ROSEWOOD = np.array([0.018, 0.007, 0.005])
+ROSEWOOD_LIGHT = np.array([0.080, 0.030, 0.015])
 
 POT_PROFILE = np.array(
     [
@@ -29,23 +29,27 @@ POT_PROFILE = np.array(
         [0.83, -0.132],
         [0.86, -0.115],
         [0.915, -0.060],
-        [0.945, -0.025],
-        [0.945, -0.014],
-        [0.995, -0.012],
-        [1.030, -0.008],
-        [1.035, 0.006],
-        [1.025, 0.014],
-        [0.985, 0.014],
-        [0.955, 0.008],
-        [0.945, -0.012],
-        [0.935, -0.045],
+        [0.950, -0.025],
+        [0.952, -0.013],
+        [0.975, -0.011],
+        [1.005, -0.006],
+        [1.012, 0.006],
+        [1.002, 0.014],
+        [0.955, 0.014],
+        [0.925, 0.009],
+        [0.905, -0.012],
+        [0.895, -0.045],
     ]
 )
 
 
-def _surfels(points: Samples, colours: np.ndarray, rng: np.random.Generator, *, gloss: np.ndarray | float = 0.0) -> Surfels:
+def _surfels(
+    points: Samples, colours: np.ndarray, rng: np.random.Generator, *, gloss: np.ndarray | float = 0.0
+) -> Surfels:
     spacing = np.minimum(points.spacing, 2.5 * np.median(points.spacing))
     size = spacing * rng.uniform(0.70, 1.0, (len(points.u), 1)) * rng.uniform(0.9, 1.1, (len(points.u), 2))
+    # Along an edge nothing bends, and longer Gaussians make it straight.
+    size *= np.where(size > 1.3 * size[:, ::-1], 1.45, 1.0)
     sizes = np.concatenate([size, 0.12 * size.min(1, keepdims=True)], axis=1)
     return Surfels.of(
         points.positions,
@@ -116,7 +120,7 @@ def _bumps(points: np.ndarray) -> np.ndarray:
 
 def _ground() -> Turned:
     """The soil: a low mound inside the pot."""
-    radius = np.linspace(0.945, 0.01, 24)
+    radius = np.linspace(0.895, 0.01, 24)
     height = -0.012 + 0.018 * (1 - radius**2)
     return Turned(HALF_WIDTH, HALF_DEPTH, CORNERS, np.stack([radius, height], axis=1), (0, 0, 0), 0.016, _bumps)
 
@@ -134,7 +138,9 @@ def soil(count: int, rng: np.random.Generator) -> Surfels:
     colours = SOIL + (GRIT - SOIL) * (0.8 * smoothstep(0.55, 0.75, grain))[:, None]
     surfels = _surfels(points, colours * rng.uniform(0.6, 1.4, (count, 1)), rng)
     bumpy = unit(surfels.normals + 0.35 * rng.normal(size=(count, 3)))
-    return Surfels.of(surfels.positions, surfels.tangents, bumpy, surfels.sizes, surfels.colours, opacities=surfels.opacities)
+    return Surfels.of(
+        surfels.positions, surfels.tangents, bumpy, surfels.sizes, surfels.colours, opacities=surfels.opacities
+    )
 
 
 def moss(count: int, rng: np.random.Generator) -> Surfels:
@@ -166,11 +172,11 @@ def pebbles(count: int, rng: np.random.Generator) -> Surfels:
     """`count` surfels of pebbles, most of them along the front edge of the pot."""
     number = 34
     angle = rng.uniform(0, 2 * np.pi, number)
-    place = 0.60 + 0.28 * rng.random(number)
+    place = 0.58 + 0.26 * rng.random(number)
     flat = _ground()
-    centres = flat(np.clip(1 - place / 0.945, 0, 1), (angle / (2 * np.pi)) % 1)
+    centres = flat(np.clip(1 - place / 0.895, 0, 1), (angle / (2 * np.pi)) % 1)
     half = rng.uniform(0.005, 0.013, (number, 1)) * rng.uniform([0.8, 0.5, 0.8], [1.3, 0.75, 1.3], (number, 3))
-    which, positions, normals, spacing = ellipsoids(centres + [0, 0.003, 0], half, count, rng)
+    which, positions, normals, spacing = ellipsoids(centres + np.array([0, 0.003, 0]), half, count, rng)
     tone = rng.uniform(0.16, 0.62, (number, 1)) * rng.uniform([0.95, 0.92, 0.85], [1.05, 1.0, 1.0], (number, 3))
     colours = tone[which] * (0.75 + 0.5 * fractal_noise(positions * 170, 3, 40)[:, None])
     sizes = spacing[:, None] * [0.95, 0.95, 0.2]
@@ -180,24 +186,45 @@ def pebbles(count: int, rng: np.random.Generator) -> Surfels:
 def stand(count: int, rng: np.random.Generator) -> Surfels:
     """`count` surfels of a low wooden stand with an apron and four feet."""
     top = FOOT - 0.002
-    slab = np.array([[0.02, -0.026], [0.90, -0.026], [0.93, -0.020], [0.955, -0.016], [1.0, -0.013], [1.0, -0.002], [0.985, 0.0], [0.02, 0.0]])
-    body = Turned(STAND_WIDTH, STAND_DEPTH, 6.0, rounded(slab + [0, top], 2))
+    slab = np.array(
+        [
+            [0.02, -0.026],
+            [0.90, -0.026],
+            [0.93, -0.020],
+            [0.955, -0.016],
+            [1.0, -0.013],
+            [1.0, -0.002],
+            [0.985, 0.0],
+            [0.02, 0.0],
+        ]
+    )
+    body = Turned(STAND_WIDTH, STAND_DEPTH, 6.0, rounded(slab + np.array([0, top]), 2))
     under = count // 5
-    points = sample(body, count - 2 * under, rng, lambda p: np.where(p[:, 1] < top - 0.0255, 0.2, 1.0))
+    points = sample(body, count - 2 * under, rng, _seen)
     parts = [_wooden(points, rng)]
-    leg = rounded(np.array([[0.05, -0.052], [0.8, -0.052], [0.9, -0.048], [0.78, -0.036], [1.0, -0.024], [0.05, -0.024]]) + [0, top], 2)
+    leg = rounded(
+        np.array([[0.05, -0.052], [0.78, -0.052], [0.86, -0.048], [0.90, -0.036], [1.0, -0.024], [0.05, -0.024]])
+        + np.array([0, top]),
+        2,
+    )
     for number, (x, z) in enumerate([(-1, -1), (-1, 1), (1, -1), (1, 1)]):
         size = 2 * under // 4 + (number < (2 * under) % 4)
         parts.append(_wooden(sample(Turned(0.055, 0.045, 5.0, leg, (x * 0.285, 0.0, z * 0.195)), size, rng), rng))
     return Surfels.join(parts)
 
 
+def _seen(points: np.ndarray) -> np.ndarray:
+    """(N,) less where the stand is looked at least: below it, and under the pot."""
+    under_pot = (np.abs(points[:, ::2]) < [0.20, 0.13]).all(1)
+    return np.where((points[:, 1] < FOOT - 0.0275) | under_pot, 0.2, 1.0)
+
+
 def _wooden(points: Samples, rng: np.random.Generator) -> Surfels:
     warp = points.positions * [1.6, 8, 8] + 0.2 * fractal_noise(points.positions * 5, 2, 41)[:, None]
-    rings = 0.5 + 0.5 * np.sin(34 * fractal_noise(warp, 2, 42) + 30 * points.positions[:, 2])
+    rings = 0.5 + 0.5 * np.sin(40 * fractal_noise(warp, 2, 42) + 60 * points.positions[:, 2])
     pores = fractal_noise(points.positions * [22, 300, 300], 2, 43)
     colours = ROSEWOOD + (ROSEWOOD_LIGHT - ROSEWOOD) * (0.85 * rings**1.5)[:, None]
-    surfels = _surfels(points, colours * (0.7 + 0.55 * pores[:, None]), rng, gloss=0.45)
+    surfels = _surfels(points, colours * (0.7 + 0.55 * pores[:, None]), rng, gloss=0.25)
     # On the flat faces, away from their edges, the Gaussians lie along the grain.
     inside = (np.abs(points.positions[:, ::2]) / [STAND_WIDTH, STAND_DEPTH] < 0.9).all(1)
     flat = (inside & (np.abs(points.normals[:, 1]) > 0.98))[:, None]
@@ -225,4 +252,11 @@ def shadow(count: int, rng: np.random.Generator) -> Surfels:
     opacities = depth * np.pi * half.prod() / count / (2 * np.pi * size**2)
     up = np.broadcast_to([0.0, 1.0, 0.0], positions.shape)
     sizes = np.full((count, 3), size) * [1, 1, 0.01]
-    return Surfels.of(positions, any_tangents(up), up, sizes, np.array([0.010, 0.010, 0.012]), opacities=np.clip(opacities, 0.004, 0.5))
+    return Surfels.of(
+        positions,
+        any_tangents(up),
+        up,
+        sizes,
+        np.array([0.010, 0.010, 0.012]),
+        opacities=np.clip(opacities, 0.004, 0.5),
+    )

@@ -6,7 +6,7 @@ import numpy as np
 
 from compress3d.splats.procedural.surfels import Surfels, any_tangents, unit
 
-NEAR_DUPLICATES, LAYERS, HAZE = 0.44, 0.40, 0.145
+NEAR_DUPLICATES, LAYERS, HAZE = 0.44, 0.405, 0.147
 """Parts of the added surfels; the rest are floaters."""
 
 
@@ -24,7 +24,9 @@ def as_if_trained(clean: Surfels, extra: int, rng: np.random.Generator) -> Surfe
         _haze(clean, haze, rng),
         _floaters(clean, floaters, rng),
     ]
-    joined = Surfels.join([clean, *added])
+    # Training leaves few Gaussians fully opaque; those below make up for it.
+    thinned = clean.with_arrays(opacities=clean.opacities * rng.beta(5, 1, len(clean)))
+    joined = Surfels.join([thinned, *added])
     return joined.select(rng.permutation(len(joined)))
 
 
@@ -51,7 +53,7 @@ def _layers(clean: Surfels, count: int, rng: np.random.Generator) -> Surfels:
     return of.with_arrays(
         positions=of.positions - of.normals * depth,
         sizes=of.sizes * [1.5, 1.5, 2.0],
-        opacities=rng.beta(4, 2, count),
+        opacities=rng.beta(2, 1.5, count),
         colours=of.colours * 0.8,
     )
 
@@ -73,7 +75,7 @@ def _floaters(clean: Surfels, count: int, rng: np.random.Generator) -> Surfels:
         rng.uniform(low, high, (count, 3)),
         any_tangents(normals),
         normals,
-        rng.lognormal(np.log(0.004), 0.5, (count, 3)),
+        np.median(clean.sizes[:, 0]) * rng.lognormal(0.1, 0.5, (count, 3)),
         grey,
         opacities=rng.beta(1.0, 16, count),
     )

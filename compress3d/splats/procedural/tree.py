@@ -119,6 +119,7 @@ def fork(
     *,
     reach: tuple[float, float],
     spread: float,
+    flatness: float,
     rise: float,
     length: float,
     thickness: float,
@@ -132,6 +133,7 @@ def fork(
         rng: source of jitter.
         reach: share of the parent's length where the first and the last child start.
         spread: angle to the parent in radians, for the first child; the last one follows the parent.
+        flatness: share of the parent's slope that children keep; 0 makes flat pads.
         rise: how much children point upwards.
         length: length of the first child as a share of the parent's; later ones are shorter.
         thickness: radius as a share of the parent's radius there.
@@ -145,6 +147,7 @@ def fork(
     sign = np.where(np.tile(np.arange(children), len(parents)) % 2 == 0, 1.0, -1.0)
     angle = sign * spread * (1 - order) ** 0.5 * (1 + 0.2 * rng.normal(size=len(parent)))
     heading = direction * np.cos(angle)[:, None] + side * np.sin(angle)[:, None]
+    heading *= [1.0, flatness, 1.0]
     heading += rng.normal(size=heading.shape) * 0.08 + UP * rise * rng.uniform(0.3, 1.0, (len(parent), 1))
     total = parents.lengths[parent, -1] * length * (1 - 0.45 * order) * rng.uniform(0.8, 1.2, len(parent))
     return grow(centre, heading, total, radius * thickness, rng, knots=10, bend=bend)
@@ -219,8 +222,8 @@ class BarkSurface:
         radius = radius * (1 + self.groove * (self.relief(limb, share, angle) - 0.6))
         if self.buttresses is not None:
             height = share * self.limbs.lengths[limb, -1]
-            lobes = np.exp(4 * (np.cos(angle[:, None] - self.buttresses) - 1)).sum(1)
-            radius = radius * (1 + self.flare * (0.35 + lobes) * np.exp(-((height / 0.05) ** 1.3)))
+            lobes = np.exp(12 * (np.cos(angle[:, None] - self.buttresses) - 1)).sum(1)
+            radius = radius * (1 + self.flare * (0.2 + lobes) * np.exp(-((height / 0.055) ** 1.3)))
         return centre + around * radius[:, None]
 
     def sample(self, count: int, rng: np.random.Generator, weight: np.ndarray | None = None) -> Bark:
@@ -236,7 +239,9 @@ class BarkSurface:
         inside = np.clip((picks[:, 0] * upper[-1] - (upper - mass)[segment]) / np.maximum(mass[segment], 1e-12), 0, 1)
         share, angle = (low + inside) / area.shape[1], picks[:, 1] * 2 * np.pi
 
-        du = self.points(limb, np.minimum(share + 1e-3, 1), angle) - self.points(limb, np.maximum(share - 1e-3, 0), angle)
+        du = self.points(limb, np.minimum(share + 1e-3, 1), angle) - self.points(
+            limb, np.maximum(share - 1e-3, 0), angle
+        )
         dv = self.points(limb, share, angle + 2e-2) - self.points(limb, share, angle - 2e-2)
         return Bark(
             limb,

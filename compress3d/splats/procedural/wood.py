@@ -60,10 +60,28 @@ class BonsaiTree:
         trunk = curve(TRUNK + jitter, TRUNK_RADII, 96)
         primary = _primary_branches(trunk, rng)
         secondary = fork(
-            primary, 7, rng, reach=(0.34, 0.98), spread=1.15, rise=0.14, length=0.52, thickness=0.62, bend=0.15
+            primary,
+            7,
+            rng,
+            reach=(0.34, 0.98),
+            spread=1.15,
+            flatness=0.4,
+            rise=0.14,
+            length=0.52,
+            thickness=0.62,
+            bend=0.15,
         )
         twigs = fork(
-            secondary, 6, rng, reach=(0.30, 1.0), spread=1.0, rise=0.42, length=0.52, thickness=0.62, bend=0.3
+            secondary,
+            6,
+            rng,
+            reach=(0.30, 1.0),
+            spread=1.0,
+            flatness=0.5,
+            rise=0.42,
+            length=0.52,
+            thickness=0.62,
+            bend=0.3,
         )
         angles = np.arange(8) * 2 * np.pi / 8 + rng.normal(size=8) * 0.2
         return cls(trunk, _roots(trunk, angles, rng), (primary, secondary, twigs), angles)
@@ -81,17 +99,23 @@ def _primary_branches(trunk: Limbs, rng: np.random.Generator) -> Limbs:
     bend = np.r_[-0.16 + 0.0 * order, np.full(crown, 0.2)]
     centre, _, radius = trunk.at(np.zeros(count + crown, np.int64), share)
     heading = np.stack([np.cos(azimuth), rise, np.sin(azimuth)], axis=1)
-    return grow(centre, heading, length, radius * np.r_[np.full(count, 0.40), np.full(crown, 0.6)], rng, knots=14, bend=bend)
+    return grow(
+        centre, heading, length, radius * np.r_[np.full(count, 0.40), np.full(crown, 0.6)], rng, knots=14, bend=bend
+    )
 
 
 def _roots(trunk: Limbs, angles: np.ndarray, rng: np.random.Generator) -> Limbs:
     """Roots that leave the foot of the trunk at `angles`, wander over the soil and sink."""
     foot, _, _ = trunk.at(np.zeros(len(angles), np.int64), np.full(len(angles), 0.05))
-    outward = np.stack([np.cos(angles), np.full(len(angles), -0.42), np.sin(angles)], axis=1)
-    starts = foot + outward * [0.030, 0.0, 0.030] + [0.0, 0.020, 0.0]
-    lengths = rng.uniform(0.13, 0.20, len(angles))
-    radii = rng.uniform(0.013, 0.021, len(angles))
-    return grow(starts, outward, lengths, radii, rng, knots=18, bend=0.15, wander=0.28, taper=0.3)
+    outward = np.stack([np.cos(angles), np.full(len(angles), -0.36), np.sin(angles)], axis=1)
+    starts = foot * [1, 0, 1] + outward * [0.040, 0.0, 0.040] + [0.0, 0.042, 0.0]
+    # The pot is shallower than it is wide, and no root may reach its wall.
+    lengths = rng.uniform(0.75, 1.05, len(angles)) * (0.13 + 0.06 * np.abs(np.cos(angles)))
+    radii = rng.uniform(0.016, 0.024, len(angles))
+    roots = grow(starts, outward, lengths, radii, rng, knots=18, bend=0.22, wander=0.22, taper=0.3)
+    falling = 0.048 - 0.072 * np.linspace(0, 1, 18) ** 0.85
+    heights = falling + 0.3 * np.clip(roots.centres[..., 1] - falling, -0.05, 0.03)
+    return Limbs(np.stack([roots.centres[..., 0], heights, roots.centres[..., 2]], axis=2), roots.radii)
 
 
 def wood(tree: BonsaiTree, count: int, rng: np.random.Generator) -> Surfels:
@@ -116,7 +140,7 @@ def wood(tree: BonsaiTree, count: int, rng: np.random.Generator) -> Surfels:
 
 
 def _bark_colours(bark: Bark, level: int, rng: np.random.Generator) -> np.ndarray:
-    ridge = RIDGE + (TWIG - RIDGE) * min(level / 5, 1.0)
+    ridge = RIDGE + (TWIG - RIDGE) * level / 5
     colours = GROOVE + (ridge - GROOVE) * bark.relief[:, None] ** 1.3
     patches = fractal_noise(bark.positions * 38, 3, 11)[:, None]
     colours = colours * (0.72 + 0.56 * patches)
