@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compress3d.cameras import Cameras
+from compress3d.splats.formats import read_scene
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import Layout, look_at, orbit, sample_views, scene_shape, split_views
 from tests.contracts import assert_deterministic
@@ -217,3 +220,18 @@ def test_split_views_needs_two() -> None:
 def test_no_views_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="count"):
         make(scene_at(blob()), 0, 32, 32)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["plant.splat", "biker.compressed.ply", "playbot/3_0/meta.json"])
+def test_real_objects_are_seen_from_outside_and_not_through_the_held_out_views(shared_data: Path, name: str) -> None:
+    scene = read_scene(shared_data / "splats" / name)
+    cameras = sample_views(scene, 32, 400, 400)
+    assert scene_shape(scene).layout == "outside_in"
+    visible = scene.means[scene.peak_opacities() > 0.1]
+    share = in_image(cameras, visible).double().mean(dim=1)
+    assert share.mean() > 0.75 and share.min() > 0.15
+    assert in_image(cameras, visible).any(dim=0).double().mean() > 0.98
+    held_out = json.loads((shared_data / "splats" / "heldout_views.json").read_text())
+    judges = Cameras.from_json(held_out[name.split("/")[0].split(".")[0]])
+    gaps = torch.cdist(cameras.positions, judges.positions) / judges.positions.norm(dim=1)
+    assert gaps.min() > 0.01
