@@ -108,8 +108,8 @@ def write(scene: SplatScene, path: Path) -> None:
         file.write(_header(scene, len(starts)).encode())
         file.write(bounds.tobytes())
         file.write(packed.tobytes())
-        if shN.size:
-            file.write(_bytes_of_sh(shN.transpose(0, 2, 1).reshape(len(order), -1))[order].tobytes())
+        for start in starts if shN.size else ():
+            file.write(_bytes_of_sh(shN[order[start : start + _CHUNK]]).tobytes())
 
 
 def _header(scene: SplatScene, chunks: int) -> str:
@@ -199,8 +199,9 @@ def _pack_quats(quats: NDArray[np.float32]) -> NDArray[np.uint32]:
     return _pack(np.concatenate([largest[:, None] / 3, others / np.sqrt(2) + 0.5], axis=1), _ROTATION_BITS)
 
 
-def _bytes_of_sh(coefficients: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.clip((coefficients / (2 * _LARGEST_SH) + 0.5) * 256, 0, 255).astype(np.uint8)
+def _bytes_of_sh(shN: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(N, K, 3) coefficients as (N, 3, K) bytes: channel-major, as in the file."""
+    return np.clip((shN.transpose(0, 2, 1) / (2 * _LARGEST_SH) + 0.5) * 256, 0, 255).astype(np.uint8)
 
 
 def _sh_of_bytes() -> NDArray[np.float32]:
