@@ -93,7 +93,7 @@ def _ssim(image: Float[Tensor, "H W 3"], reference: Float[Tensor, "H W 3"]) -> T
     x, y = (pad(one.permute(2, 0, 1)[None], edges, mode="reflect")[0] for one in (image, reference))
     offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SIGMA**2))
-    window = (window / window.sum()).expand(15, 1, _WINDOW)
+    window = (window / window.sum()).repeat(15, 1, 1)
     maps = torch.cat([x, y, x * x, y * y, x * y])[None]
     maps = conv2d(conv2d(maps, window[..., None], groups=15), window[:, :, None], groups=15)
     mean_x, mean_y, square_x, square_y, product = maps.view(5, 3, *maps.shape[2:])
