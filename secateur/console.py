@@ -1,0 +1,58 @@
+"""The one console of the command line: tables on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Report = Callable[[float, str], None]
+"""Told how much is done, 0 to 1, and what is being done now."""
+
+console = Console(soft_wrap=False)
+"""For results: stdout."""
+
+messages = Console(stderr=True)
+"""For what goes on meanwhile: stderr, so that stdout can be piped."""
+
+
+def silent(done: float, doing: str) -> None:
+    """A `Report` that tells nobody."""
+
+
+def stretch(report: Report, start: float, end: float) -> Report:
+    """A `Report` for a part of the work: its 0 to 1 is `start` to `end` of the whole."""
+    return lambda done, doing: report(start + (end - start) * done, doing)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar with the time that remains, on stderr; where that is no terminal, a line whenever the work changes."""
+    if not messages.is_terminal:
+        yield _lines()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda done, doing: progress.update(task, completed=done, description=doing)
+
+
+def _lines() -> Report:
+    last = ""
+
+    def tell(done: float, doing: str) -> None:
+        nonlocal last
+        if doing != last:
+            messages.print(f"{done:4.0%} {doing}", highlight=False, markup=False)
+            last = doing
+
+    return tell

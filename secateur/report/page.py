@@ -1,0 +1,161 @@
+"""A report as data: what the page shows, and `write_report`, which writes it down. It knows no domain."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.files import replacing_file
+from secateur.report.record import to_json
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) sRGB."""
+
+Errors = NDArray[np.float32]
+"""(H, W) absolute difference of each pixel from its reference, in levels of 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A key figure: what it is, its value, the value before (shown as before -> value), and a word on it."""
+
+    label: str
+    value: str
+    before: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A table cell with a bar behind it that fills `share` (0 to 1) of the width."""
+
+    text: str
+    share: float
+
+
+Cell = str | Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: the first column names the row, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str | None = None
+    total: tuple[Cell, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A picture of the original, that every result is compared with."""
+
+    name: str
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result: its key figures and tables, and for each view its picture and that picture's errors."""
+
+    name: str
+    figures: tuple[Figure, ...]
+    images: tuple[Image, ...]
+    errors: tuple[Errors, ...]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a plot, with its name."""
+
+    x: float
+    y: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One curve through points, such as quality over size."""
+
+    title: str
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole report.
+
+    Args:
+        title: name of the thing.
+        subtitle: a sentence on what was done to it.
+        original: what the pictures on the left are called.
+        views: pictures of the original.
+        results: at least one; each with a picture for each view.
+        plot: a curve over the results, where there are several.
+        tables: what does not depend on the result.
+        details: name -> value, for the small print.
+    """
+
+    title: str
+    subtitle: str
+    original: str
+    views: tuple[View, ...]
+    results: tuple[Result, ...]
+    plot: Plot | None = None
+    tables: tuple[Table, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise ValueError("a report needs at least one result")
+        for result in self.results:
+            if not len(result.images) == len(result.errors) == len(self.views):
+                raise ValueError(
+                    f"result {result.name!r} needs a picture and its errors for each of {len(self.views)} views"
+                )
+
+
+def write_report(page: Page, record: Any, directory: str | os.PathLike[str]) -> Path:
+    """Write `results.json` (the record) and `index.html` (the page, with all that it needs inside) into `directory`.
+
+    Each file appears whole or not at all.
+
+    Args:
+        page: what people see.
+        record: what programs read: dataclasses, mappings, sequences, numbers and text.
+        directory: made when it is not there.
+
+    Returns:
+        path of the page.
+    """
+    from secateur.report.html import render_page
+
+    directory = Path(directory)
+    text = json.dumps(to_json(record), indent=2, allow_nan=False) + "\n"
+    html = render_page(page)
+    for name, content in (("results.json", text), ("index.html", html)):
+        with replacing_file(directory / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return directory / "index.html"
+
+
+def errors_between(image: Image, reference: Image) -> Errors:
+    """(H, W) mean over the channels of the absolute difference, in levels of 255."""
+    difference = np.abs(image.astype(np.float32) - reference.astype(np.float32))
+    return np.asarray(difference.mean(axis=-1), np.float32)
+
+
+def as_pictures(images: Sequence[NDArray[np.float32]]) -> tuple[Image, ...]:
+    """Images in [0, 1], clamped and rounded to 8 bits."""
+    return tuple(np.asarray(np.clip(image, 0, 1) * 255 + 0.5, np.uint8) for image in images)
