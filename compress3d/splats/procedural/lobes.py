@@ -8,48 +8,36 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float
+from numba import njit
 
 from compress3d.splats.procedural.light import SUN, Light
 from compress3d.splats.procedural.surfels import FRAME, SH_C0, Surfels, unit
+from compress3d.splats.rasterize.project import fill_basis
 
 Lobe = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(A, 1, 3) unit axes, (1, D, 3) unit directions to the eye -> (A, D) added brightness."""
 
 STRIPS = np.array([[-0.62, 0.78], [0.90, -0.44]])
 """Horizontal directions (x, z) to two tall studio lights that a glaze mirrors."""
-SIDE = 40
-"""Cells of the octahedral table along a side; lobes of degree 3 change little between them."""
+SIDE = 41
+"""Nodes of the octahedral table along a side: odd, so that the creases of the map fall on nodes."""
 
 
-def sh_basis(directions: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 16"]:
-    """Real spherical harmonics up to degree 3 in the order and signs of INRIA's PLY files.
+def sh_basis(directions: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 16"]:
+    """Real spherical harmonics up to degree 3, as the rasteriser evaluates them.
 
     Args:
         directions: unit vectors from the eye to the Gaussian, in the frame of the PLY.
     """
-    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
-    xx, yy, zz = x * x, y * y, z * z
-    return np.stack(
-        [
-            np.full_like(x, SH_C0),
-            -0.4886025119029199 * y,
-            0.4886025119029199 * z,
-            -0.4886025119029199 * x,
-            1.0925484305920792 * x * y,
-            -1.0925484305920792 * y * z,
-            0.31539156525252005 * (2 * zz - xx - yy),
-            -1.0925484305920792 * x * z,
-            0.5462742152960396 * (xx - yy),
-            -0.5900435899266435 * y * (3 * xx - yy),
-            2.890611442640554 * x * y * z,
-            -0.4570457994644658 * y * (4 * zz - xx - yy),
-            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
-            -0.4570457994644658 * x * (4 * zz - xx - yy),
-            1.445305721320277 * z * (xx - yy),
-            -0.5900435899266435 * x * (xx - 3 * yy),
-        ],
-        axis=-1,
-    )
+    return _basis_rows(np.ascontiguousarray(directions, np.float64))
+
+
+@njit(cache=True)
+def _basis_rows(directions: np.ndarray) -> np.ndarray:
+    rows = np.empty((len(directions), 16))
+    for i in range(len(directions)):
+        fill_basis(rows[i], directions[i, 0], directions[i, 1], directions[i, 2], 3)
+    return rows
 
 
 def glaze(normal: np.ndarray, eye: np.ndarray) -> np.ndarray:
