@@ -39,6 +39,10 @@ PYTHON
 fi
 
 name="$(basename "$scene")"
-[[ "$name" == meta.json ]] && name="$(basename "$(dirname "$scene")")"
-.venv/bin/secateur splat compress "$scene" -o "$out/${name%%.*}.sog" --keep 25% --report "$out/report"
+if [[ "$name" == meta.json ]]; then
+    name="$(basename "$(dirname "$scene")").sog"
+fi
+name="${name%.*}"
+name="${name%.compressed}"
+.venv/bin/secateur splat compress "$scene" -o "$out/$name.sog" --keep 25% --report "$out/report"
 printf 'demo: open %s in a browser\n' "$PWD/$out/report/index.html"
