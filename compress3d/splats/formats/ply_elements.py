@@ -6,6 +6,8 @@ Source: Greg Turk, "The PLY Polygon File Format" (1994). What the rows mean is t
 from __future__ import annotations
 
 import itertools
+import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ _SCALARS = {
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
+_LENGTHS = {name for name, dtype in _SCALARS.items() if dtype[0] in "iu"}
 _BYTE_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -132,7 +135,7 @@ def _parse_lines(path: Path, lines: list[str], data_offset: int) -> PlyHeader:
                 elements.append((name, int(count), []))
             case ["property", kind, name] if kind in _SCALARS and elements:
                 elements[-1][2].append(Property(name, _SCALARS[kind]))
-            case ["property", "list", length, kind, name] if kind in _SCALARS and length in _SCALARS and elements:
+            case ["property", "list", length, kind, name] if kind in _SCALARS and length in _LENGTHS and elements:
                 elements[-1][2].append(Property(name, _SCALARS[kind], _SCALARS[length]))
             case _:
                 raise ValueError(f"{path}: PLY header: cannot understand the line {line[:80]!r}")
@@ -182,7 +185,10 @@ def read_rows(header: PlyHeader, element: Element) -> Iterator[tuple[slice, NDAr
     with header.path.open("rb") as file:
         file.seek(header.data_offset)
         for earlier in itertools.takewhile(lambda other: other is not element, header.elements):
-            _skip(file, header, earlier)
+            if header.format == "ascii":
+                next(itertools.islice(_lines(file), earlier.count, earlier.count), None)
+            else:
+                file.seek(_end_of_rows(file, header, earlier))
         for start in range(0, element.count, _ROWS_PER_BLOCK):
             count = min(_ROWS_PER_BLOCK, element.count - start)
             if header.format == "ascii":
@@ -199,7 +205,7 @@ def read_rows(header: PlyHeader, element: Element) -> Iterator[tuple[slice, NDAr
 def _parse_text(
     file: BinaryIO, header: PlyHeader, element: Element, start: int, count: int, dtype: np.dtype[np.void]
 ) -> NDArray[np.void]:
-    lines = list(itertools.islice((line for line in file if not line.isspace()), count))
+    lines = list(itertools.islice(_lines(file), count))
     names = dtype.names or ()
     try:
         values = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if lines else np.empty((0, len(names)))
@@ -219,25 +225,28 @@ def _parse_text(
     return block
 
 
-def _skip(file: BinaryIO, header: PlyHeader, element: Element) -> None:
-    """Move past an element that nobody asked for."""
-    if header.format == "ascii":
-        for _ in itertools.islice((line for line in file if not line.isspace()), element.count):
-            pass
-        return
-    order = _BYTE_ORDERS[header.format]
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    return (line for line in file if not line.isspace())
+
+
+def _end_of_rows(file: BinaryIO, header: PlyHeader, element: Element) -> int:
+    """The byte after the binary rows of an element that start at the file's position."""
+    start, sizes = file.tell(), [np.dtype(column.dtype).itemsize for column in element.properties]
     if not element.has_lists:
-        file.seek(element.count * sum(np.dtype(column.dtype).itemsize for column in element.properties), 1)
-        return
-    for row in range(element.count):
-        for column in element.properties:
-            length = 1 if column.length_dtype is None else _list_length(file, order + column.length_dtype)
-            if length < 0:
-                raise ValueError(f"{header.path}: element {element.name!r}, row {row}: no length for {column.name!r}")
-            file.seek(length * np.dtype(column.dtype).itemsize, 1)
-
-
-def _list_length(file: BinaryIO, dtype: str) -> int:
-    """The length at the file's position; -1 where the file ends."""
-    read = np.fromfile(file, dtype, 1)
-    return int(read[0]) if len(read) else -1
+        return start + element.count * sum(sizes)
+    order = _BYTE_ORDERS[header.format]
+    lengths = [
+        column.length_dtype and struct.Struct(order + np.dtype(column.length_dtype).char)
+        for column in element.properties
+    ]
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for row in range(element.count):
+            for length, size in zip(lengths, sizes, strict=True):
+                count = 1
+                if length:
+                    count = length.unpack_from(data, start)[0] if start + length.size <= len(data) else -1
+                    start += length.size
+                start += count * size
+                if count < 0 or start > len(data):
+                    raise ValueError(f"{header.path}: element {element.name!r}: row {row} does not end in the file")
+    return start
