@@ -1,0 +1,321 @@
+"""Compress a splat scene to a budget: a share or count of Gaussians, a file size, or a quality to hold."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compress3d.cameras import Cameras
+from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
+from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
+from compress3d.splats.simplify import simplify
+from compress3d.splats.sizes import scene_bytes
+from compress3d.splats.views import sample_views, split_views
+from secateur.console import Report, silent, stretch
+from secateur.files import replacing_file, replacing_folder
+from secateur.metrics.speed import Speed
+from secateur.quantities import parse_decibels, parse_keep, parse_size
+from secateur.report.record import Machine, Steps, describe_machine, package_versions
+from secateur.search import largest_within, smallest_holding
+
+VIEWS = 32
+"""Views that are sampled when no cameras are given: half to score with, half held out to judge with."""
+
+_SAMPLE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be left of a scene; at most one of the three, none of them keeps everything.
+
+    Args:
+        keep: share of the Gaussians (a float in (0, 1]) or their count (an int).
+        size_bytes: bytes that the file may have.
+        psnr: dB that the file must hold against the original's own renders, on views held out from the compression.
+
+    Raises:
+        ValueError: more than one is given, or one is out of range.
+    """
+
+    keep: float | int | None = None
+    size_bytes: int | None = None
+    psnr: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("keep", "size_bytes", "psnr") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"a scene is compressed to one budget, got {' and '.join(given)}")
+        if self.keep is not None:
+            parse_keep(self.keep)
+        if self.size_bytes is not None:
+            parse_size(self.size_bytes)
+        if self.psnr is not None:
+            parse_decibels(self.psnr)
+
+    def count(self, total: int) -> int:
+        """Gaussians that `keep` leaves of `total`: a share rounds down, but leaves at least one."""
+        if self.keep is None:
+            return total
+        if isinstance(self.keep, int):
+            return min(self.keep, total)
+        return max(1, int(total * self.keep))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A count that a search tried, the bytes of its file, and its PSNR in dB where that was looked at."""
+
+    gaussians: int
+    bytes: int
+    psnr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """One scene, compressed once.
+
+    Args:
+        budget: what was asked for.
+        original: the scene before.
+        compressed: the scene after, as its file holds it.
+        quality: of the file, read back, on the held-out views; of the scene in memory where no file was written.
+        quality_in_memory: of the scene before the file's format rounded it.
+        trials: what the search for a size or a quality tried, in order.
+        seconds: time by step.
+        machine: where it ran.
+        versions: of the packages that matter.
+        options: everything else that decides the result.
+    """
+
+    budget: Budget
+    original: SceneFile
+    compressed: SceneFile
+    quality: Quality
+    quality_in_memory: Quality
+    trials: tuple[Trial, ...]
+    seconds: dict[str, float]
+    machine: Machine
+    versions: dict[str, str]
+    options: dict[str, object]
+
+
+def compress(
+    scene: SplatScene,
+    output: str | Path | None = None,
+    *,
+    keep: float | int | str | None = None,
+    size_bytes: int | str | None = None,
+    psnr: float | str | None = None,
+    cameras: Cameras | None = None,
+    sh_degree: int | None = None,
+    seed: int = 0,
+    source: str | Path | None = None,
+    judge: Judge | None = None,
+    progress: Report = silent,
+) -> tuple[SplatScene, Compression]:
+    """Make a scene smaller, and measure what that cost.
+
+    Gaussians are pruned and merged and the rest refitted to exactly the count that the budget leaves. Quality is that
+    of the written file, read back: PSNR and SSIM against the original's own renders, on views that the compression
+    never looked through. Keeping everything changes nothing, bit for bit.
+
+    Args:
+        scene: the original; it is not changed.
+        output: file to write, in the format that its name says; it appears only when all is done. A size needs one.
+        keep: share ("25%", 0.25) or count (50_000, "50k") of the Gaussians to keep.
+        size_bytes: size that the file must not exceed (2_000_000, "2MB"); it comes within 3 % of it.
+        psnr: dB that the written file must hold; the smallest count that does is searched for.
+        cameras: views of the scene, at least two: every second one is held out to judge with. None: sampled by shape.
+        sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped.
+        seed: of the sampled views.
+        source: the file that `scene` was read from: the record names it and counts its bytes.
+        judge: from an earlier call for the same scene and cameras, to save rendering the original again.
+        progress: told how far it is.
+
+    Returns:
+        the smaller scene, before the file's format rounds it, and the record.
+
+    Raises:
+        ValueError: there is more than one budget, or it cannot be met, or the output's name is of no known format.
+    """
+    budget = Budget(
+        None if keep is None else parse_keep(keep),
+        None if size_bytes is None else parse_size(size_bytes),
+        None if psnr is None else parse_decibels(psnr),
+    )
+    if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
+        raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
+    if budget.size_bytes is not None and output is None:
+        raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
+    options: dict[str, object] = {"views": "sampled" if cameras is None else "given", "seed": seed, "sh_degree": sh_degree}
+    if cameras is None:
+        cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
+    score_views, judge_views = split_views(cameras)
+    options |= {"scored_on_views": len(score_views), "judged_on_views": len(judge_views)}
+    lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
+    steps = Steps()
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        bench = _Bench(lean, score_views, Path(folder), None if output is None else Path(output), steps)
+        smallest = bench.smallest_bytes()
+        if budget.size_bytes is not None and smallest > budget.size_bytes:
+            raise ValueError(f"{budget.size_bytes} bytes are too few: one Gaussian alone takes {smallest}")
+        with steps("render the original"):
+            progress(0.0, "rendering the original")
+            judge = judge or Judge(scene, judge_views)
+        best = _meet(budget, bench, judge, stretch(progress, 0.05, 0.9))
+        with steps("judge"):
+            progress(0.9, "judging")
+            decoded = bench.decoded(best)
+            quality = judge.quality(decoded)
+            in_memory = quality if decoded is best.scene else judge.quality(best.scene)
+            before = _describe(None if source is None else Path(source), scene, judge.original_speed)
+            after = _describe(best.path, decoded, judge.speed(decoded))
+        if best.path is not None and output is not None:
+            _publish(best.path, Path(output))
+    versions = package_versions(*PACKAGES)
+    record = Compression(
+        budget,
+        before,
+        after,
+        quality,
+        in_memory,
+        tuple(bench.trials),
+        steps.seconds,
+        describe_machine(),
+        versions,
+        options,
+    )
+    return best.scene, record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """A scene at one count, and the file that holds it."""
+
+    scene: SplatScene
+    path: Path | None
+    bytes: int
+
+
+class _Bench:
+    """Simplifies a scene to one count after another, writes each and reads it back."""
+
+    def __init__(self, scene: SplatScene, cameras: Cameras, folder: Path, output: Path | None, steps: Steps) -> None:
+        self.scene = scene
+        self.cameras = cameras
+        self.folder = folder
+        self.output = output
+        self.steps = steps
+        self.trials: list[Trial] = []
+
+    def attempt(self, count: int, report: Report) -> _Attempt:
+        """The scene at `count` Gaussians; all of them are the scene itself, untouched."""
+        small = self.scene
+        if count < len(self.scene):
+            with self.steps("simplify"):
+                small = simplify(self.scene, count, self.cameras, progress=report)
+        with self.steps("write"):
+            path = self.write(small)
+        return _Attempt(small, path, scene_bytes(path) if path else 0)
+
+    def write(self, scene: SplatScene) -> Path | None:
+        """Write `scene` in the output's format, into a folder of its own; None when there is no output."""
+        if self.output is None:
+            return None
+        own = Path(tempfile.mkdtemp(dir=self.folder))
+        path = own / (f"scene/{self.output.name}" if self.output.name == "meta.json" else self.output.name)
+        write_scene(scene, path)
+        return path
+
+    def decoded(self, attempt: _Attempt) -> SplatScene:
+        """What a reader of the attempt's file gets."""
+        if attempt.path is None:
+            return attempt.scene
+        with self.steps("read back"):
+            return read_scene(attempt.path)
+
+    def smallest_bytes(self) -> int:
+        """Bytes of a file with one Gaussian; finds out early, too, that the output cannot be written."""
+        path = self.write(self.scene.select(torch.tensor([0])))
+        return scene_bytes(path) if path else 0
+
+    def count_of_bytes(self, size: int) -> int:
+        """About how many Gaussians `size` bytes hold, from writing a sample of them."""
+        sample = self.scene.select(torch.arange(0, len(self.scene), max(1, len(self.scene) // _SAMPLE)))
+        path = self.write(sample)
+        assert path is not None
+        return round(len(sample) * size / scene_bytes(path))
+
+
+def _meet(budget: Budget, bench: _Bench, judge: Judge, report: Report) -> _Attempt:
+    """The attempt that uses the budget best."""
+    if budget.size_bytes is not None:
+        return _fit_size(budget.size_bytes, bench, report)
+    if budget.psnr is not None:
+        return _hold_quality(budget.psnr, bench, judge, report)
+    return bench.attempt(budget.count(len(bench.scene)), report)
+
+
+def _fit_size(size: int, bench: _Bench, report: Report) -> _Attempt:
+    best: _Attempt | None = None
+
+    def measure(count: int) -> float:
+        nonlocal best
+        attempt = bench.attempt(count, _share(report, bench))
+        bench.trials.append(Trial(count, attempt.bytes, None))
+        if attempt.bytes <= size:
+            best = attempt
+        return attempt.bytes
+
+    largest_within(measure, size, most=len(bench.scene), guess=bench.count_of_bytes(size))
+    if best is None:
+        raise ValueError(
+            f"{size} bytes are too few: {bench.trials[-1].gaussians} Gaussians take {bench.trials[-1].bytes}"
+        )
+    return best
+
+
+def _hold_quality(target: float, bench: _Bench, judge: Judge, report: Report) -> _Attempt:
+    best: _Attempt | None = None
+
+    def measure(count: int) -> float:
+        nonlocal best
+        attempt = bench.attempt(count, _share(report, bench))
+        decibels = judge.psnr(bench.decoded(attempt))
+        bench.trials.append(Trial(count, attempt.bytes, decibels))
+        if decibels >= target:
+            best = attempt
+        return decibels
+
+    total = len(bench.scene)
+    smallest_holding(measure, target, most=total, guess=max(1, total // 4))
+    if best is None:
+        reached = f"all {total} Gaussians reach {bench.trials[0].psnr:.2f} dB in this format"
+        raise ValueError(f"{target:g} dB cannot be held: {reached}")
+    return best
+
+
+def _share(report: Report, bench: _Bench) -> Report:
+    """The stretch of the progress that the next trial gets, when nobody knows how many there will be."""
+    done = 1 - 0.6 ** len(bench.trials)
+    return stretch(report, done, done + 0.4 * (1 - done))
+
+
+def _describe(path: Path | None, scene: SplatScene, speed: Speed) -> SceneFile:
+    return SceneFile.in_memory(scene, speed) if path is None else SceneFile.describe(path, scene, speed)
+
+
+def _publish(trial: Path, output: Path) -> None:
+    """Put the file, or the folder of files, that a trial wrote in the output's place."""
+    if trial.is_dir() or trial.name == "meta.json":
+        source, target = (trial, output) if trial.is_dir() else (trial.parent, output.parent)
+        with replacing_folder(target) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        return
+    with replacing_file(output) as temporary:
+        shutil.copyfile(trial, temporary)

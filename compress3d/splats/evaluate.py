@@ -1,0 +1,217 @@
+"""How good, how small and how fast is a scene, measured against the original that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from compress3d.cameras import Cameras
+from compress3d.splats.formats import read_scene
+from compress3d.splats.rasterize import render
+from compress3d.splats.scene import SplatScene
+from compress3d.splats.sizes import bytes_by_attribute, scene_bytes
+from compress3d.splats.views import sample_views
+from secateur.console import Report, silent, stretch
+from secateur.metrics.image import psnr, ssim
+from secateur.metrics.speed import Speed, measure_speed
+from secateur.report.record import Machine, Steps, describe_machine, package_versions
+
+SELF_REFERENCE = "the original's own renders"
+"""Name of the reference when a scene is compared with what it was made from, rather than with photographs."""
+
+PACKAGES = ("secateur", "torch", "numpy", "numba", "torchmetrics", "pillow")
+RESOLUTION = 400
+"""Width and height in pixels of the views that are sampled when no cameras are given."""
+
+_TIMED_FRAMES = 4
+_TIMED_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFile:
+    """A scene and the file that holds it.
+
+    Args:
+        name: of the file or folder, without where it lies.
+        gaussians: number of Gaussians.
+        sh_degree: 0 to 3.
+        bytes: everything that is needed to decode it.
+        bytes_by_attribute: as `sizes.bytes_by_attribute`.
+        speed: of rendering it; None where that was not measured.
+    """
+
+    name: str
+    gaussians: int
+    sh_degree: int
+    bytes: int
+    bytes_by_attribute: dict[str, int]
+    speed: Speed | None = None
+
+    @classmethod
+    def describe(cls, path: Path, scene: SplatScene, speed: Speed | None = None) -> Self:
+        """The scene that was read from, or written to, `path`."""
+        name = path.parent.name + "/" + path.name if path.name == "meta.json" else path.name
+        attributes = bytes_by_attribute(path, scene.sh_degree)
+        return cls(name, len(scene), scene.sh_degree, scene_bytes(path), attributes, speed)
+
+    @classmethod
+    def in_memory(cls, scene: SplatScene, speed: Speed | None = None) -> Self:
+        """A scene that no file holds: its bytes are those of its raw float32 tensors."""
+        sizes = {name: 4 * tensor.numel() for name, tensor in scene.tensors().items() if tensor.numel()}
+        return cls("(in memory)", len(scene), scene.sh_degree, sum(sizes.values()), sizes, speed)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How close images come to their reference, view by view.
+
+    Args:
+        reference: what the reference images are.
+        width: of the images, in pixels.
+        height: of the images, in pixels.
+        mean_psnr: mean over views, in dB; infinite (null in JSON) where every view is equal.
+        mean_ssim: mean over views.
+        psnr: of each view.
+        ssim: of each view.
+    """
+
+    reference: str
+    width: int
+    height: int
+    mean_psnr: float
+    mean_ssim: float
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...]
+
+    @classmethod
+    def measure(cls, images: Float[Tensor, "C H W 3"], references: Float[Tensor, "C H W 3"], reference: str) -> Self:
+        """PSNR and SSIM of (C, H, W, 3) images in [0, 1]."""
+        decibels, similarity = psnr(images, references), ssim(images, references)
+        height, width = images.shape[1:3]
+        return cls(
+            reference,
+            width,
+            height,
+            float(decibels.mean()),
+            float(similarity.mean()),
+            tuple(decibels.tolist()),
+            tuple(similarity.tolist()),
+        )
+
+
+class Judge:
+    """Compares scenes with an original through views that nothing else may have looked through.
+
+    Args:
+        original: what the scenes stand for.
+        cameras: the held-out views.
+    """
+
+    def __init__(self, original: SplatScene, cameras: Cameras) -> None:
+        self.original = original
+        self.cameras = cameras
+        self.references: Float[Tensor, "C H W 3"] = render(original, cameras)
+
+    @cached_property
+    def original_speed(self) -> Speed:
+        """The time of rendering the original through the first few views."""
+        return self.speed(self.original)
+
+    def psnr(self, scene: SplatScene) -> float:
+        """Mean PSNR in dB over the views."""
+        return float(psnr(render(scene, self.cameras), self.references).mean())
+
+    def quality(self, scene: SplatScene) -> Quality:
+        """PSNR and SSIM over the views."""
+        return Quality.measure(render(scene, self.cameras), self.references, SELF_REFERENCE)
+
+    def speed(self, scene: SplatScene) -> Speed:
+        """The time of rendering the first few views."""
+        return measure_speed(
+            lambda frame: render(scene, self.cameras[frame]),
+            frames=min(_TIMED_FRAMES, len(self.cameras)),
+            repeats=_TIMED_REPEATS,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A scene file, and how close it comes to the reference."""
+
+    file: SceneFile
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scene files compared with the one that they stand for.
+
+    Args:
+        reference: the original.
+        candidates: what was compared with it.
+        seconds: time by step.
+        machine: where the speeds were measured.
+        versions: of the packages that matter.
+        options: how the views were chosen.
+    """
+
+    reference: SceneFile
+    candidates: tuple[Candidate, ...]
+    seconds: dict[str, float]
+    machine: Machine
+    versions: dict[str, str]
+    options: dict[str, object]
+
+
+def evaluate(
+    reference: Path,
+    candidates: Sequence[Path],
+    *,
+    cameras: Cameras | None = None,
+    views: int = 16,
+    seed: int = 0,
+    progress: Report = silent,
+) -> tuple[Evaluation, Judge, list[SplatScene]]:
+    """Measure scene files against the scene that they stand for.
+
+    Args:
+        reference: file of the original.
+        candidates: files to compare with it.
+        cameras: views to compare through; sampled by the original's shape when None.
+        views: how many are sampled.
+        seed: of the sampling.
+        progress: told how far it is.
+
+    Returns:
+        the record, the judge, and the candidates' scenes in order.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is no splat scene.
+    """
+    steps = Steps()
+    with steps("read"):
+        original = read_scene(reference)
+        scenes = [read_scene(path) for path in candidates]
+    options: dict[str, object] = {"views": "sampled" if cameras is None else "given", "seed": seed}
+    if cameras is None:
+        cameras = sample_views(original, views, RESOLUTION, RESOLUTION, seed=seed)
+    options["judged_on_views"] = len(cameras)
+    progress(0.0, "rendering the reference")
+    with steps("judge"):
+        judge = Judge(original, cameras)
+        measured = []
+        for index, (path, scene) in enumerate(zip(candidates, scenes, strict=True)):
+            report = stretch(progress, (index + 0.5) / (len(scenes) + 0.5), (index + 1.5) / (len(scenes) + 0.5))
+            report(0.0, f"judging {path.name}")
+            measured.append(Candidate(SceneFile.describe(path, scene, judge.speed(scene)), judge.quality(scene)))
+        described = SceneFile.describe(reference, original, judge.original_speed)
+    versions = package_versions(*PACKAGES)
+    record = Evaluation(described, tuple(measured), steps.seconds, describe_machine(), versions, options)
+    return record, judge, scenes
