@@ -8,10 +8,10 @@ from compress3d.splats.procedural.noise import fractal_noise
 from compress3d.splats.procedural.surfels import Surfels, round_surfels, unit
 from compress3d.splats.procedural.wood import BonsaiTree
 
-LEAVES = 56_000
+LEAVES = 64_000
 """Leaves of a full tree; more Gaussians than this give each leaf more detail, fewer give fewer, larger leaves."""
-HALF_LENGTH = 0.0092
-HALF_WIDTH = 0.0038
+HALF_LENGTH = 0.0080
+HALF_WIDTH = 0.0031
 TUFT = 0.030
 DEEP = np.array([0.018, 0.060, 0.016])
 FRESH = np.array([0.100, 0.225, 0.028])

@@ -6,7 +6,7 @@ import numpy as np
 
 from compress3d.splats.procedural.surfels import Surfels, any_tangents, unit
 
-NEAR_DUPLICATES, LAYERS, HAZE = 0.44, 0.405, 0.147
+NEAR_DUPLICATES, LAYERS, HAZE = 0.44, 0.407, 0.148
 """Parts of the added surfels; the rest are floaters."""
 
 
@@ -77,5 +77,5 @@ def _floaters(clean: Surfels, count: int, rng: np.random.Generator) -> Surfels:
         normals,
         np.median(clean.sizes[:, 0]) * rng.lognormal(0.1, 0.5, (count, 3)),
         grey,
-        opacities=rng.beta(1.0, 16, count),
+        opacities=rng.beta(1.0, 20, count),
     )
