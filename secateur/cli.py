@@ -207,7 +207,7 @@ def _reason(error: BaseException) -> str:
 def _readable(message: str) -> str:
     """A message of the parser in the words of the command line."""
     message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"--{key[1].split('.')[-1].replace('_', '-')}:", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = re.sub(r"Expected a <class 'int'>", "expected a whole number", message)
     required = re.fullmatch(r"the following arguments are required: (.*)", message)
     if required:
         names = ", ".join(name.strip().split(".")[-1] for name in required[1].split(","))

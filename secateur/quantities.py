@@ -76,6 +76,11 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def format_decibels(value: float) -> str:
+    """Decibels for people: "35.20 dB", or "identical" where there is no error at all."""
+    return f"{value:.2f} dB" if math.isfinite(value) else "identical"
+
+
 def _split(text: str) -> tuple[float, str]:
     """The number at the front of `text` and the unit behind it; NaN when there is no number."""
     match = re.fullmatch(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)", text)

@@ -14,7 +14,7 @@ def largest_within(
     """The largest count whose measure is at most `limit`, for a measure that grows about in proportion to the count.
 
     Stops at a count whose measure is within `tolerance` of the limit, or when no count is left between the largest that
-    fits and the smallest that does not, or after `MOST_TRIES`.
+    fits and the smallest that does not, or after `MOST_TRIES` with one that fits.
 
     Args:
         measure: count in [1, most] -> what must not exceed `limit`.
@@ -24,25 +24,24 @@ def largest_within(
         tolerance: share of the limit that may be left unused.
 
     Returns:
-        a count that was measured and fits, or None where none does.
+        a count that was measured and fits, or None where not even 1 does.
     """
     aim = limit * (1.0 - tolerance / 2)
-    fits, over = (0, 0.0), (most + 1, math.inf)
-    for _ in range(MOST_TRIES):
-        count = min(max(guess, fits[0] + 1), over[0] - 1)
-        value = measure(count)
-        if value <= limit:
-            fits = (count, value)
+    tried: dict[int, float] = {}
+    fits, over = 0, most + 1
+    while over - fits > 1 and (len(tried) < MOST_TRIES or not fits):
+        count = min(max(guess, fits + 1), over - 1)
+        tried[count] = measure(count)
+        if tried[count] <= limit:
+            fits = count
         else:
-            over = (count, value)
-        if fits[1] >= limit * (1.0 - tolerance) or over[0] - fits[0] == 1:
+            over = count
+        if tried.get(fits, 0.0) >= limit * (1.0 - tolerance):
             break
-        if math.isinf(over[1]):
-            guess = math.ceil(count * aim / value)
-        else:
-            slope = (over[1] - fits[1]) / (over[0] - fits[0])
-            guess = fits[0] + round((aim - fits[1]) / slope)
-    return fits[0] or None
+        margin = (over - fits) // 20
+        low, high = (fits + margin if fits else 1), (over - margin if over <= most else most)
+        guess = min(max(round(_secant(tried, aim)), low), high)
+    return fits or None
 
 
 def smallest_holding(
@@ -64,26 +63,28 @@ def smallest_holding(
     Returns:
         a count that was measured and holds, or None where none does.
     """
-    holds, falls = (most, measure(most)), (0, -math.inf)
-    if holds[1] < target:
+    tried = {math.log(most): measure(most)}
+    holds, falls = most, 0
+    if tried[math.log(most)] < target:
         return None
-    for _ in range(MOST_TRIES):
-        if holds[1] <= target + excess or holds[0] - falls[0] <= max(1.0, tolerance * holds[0]):
+    while len(tried) < MOST_TRIES and holds - falls > max(1.0, tolerance * holds):
+        if tried[math.log(holds)] <= target + excess:
             break
-        count = min(max(guess, falls[0] + 1), holds[0] - 1)
-        value = measure(count)
+        count = min(max(guess, falls + 1), holds - 1)
+        value = tried[math.log(count)] = measure(count)
         if value >= target:
-            holds = (count, value)
+            holds = count
         else:
-            falls = (count, value)
-        guess = _between(falls, holds, target + excess / 2)
-    return holds[0]
+            falls = count
+        finite = {place: value for place, value in tried.items() if math.isfinite(value)}
+        low, high = math.log(max(falls, holds / 10)), math.log(holds)
+        place = _secant(finite, target + excess / 2) if len(finite) > 1 else high - math.log(3)
+        guess = round(math.exp(min(max(place, low + 0.1 * (high - low)), high - 0.1 * (high - low))))
+    return holds
 
 
-def _between(falls: tuple[int, float], holds: tuple[int, float], target: float) -> int:
-    """The count at which the measure should reach `target`, by its two bounds; never too near to either."""
-    if falls[0] == 0:
-        return holds[0] // 3
-    low, high = math.log(falls[0]), math.log(holds[0])
-    share = (target - falls[1]) / (holds[1] - falls[1]) if math.isfinite(holds[1]) else 0.5
-    return round(math.exp(low + (high - low) * min(max(share, 0.1), 0.9)))
+def _secant(tried: dict[int, float] | dict[float, float], aim: float) -> float:
+    """Where a line through the two tries nearest to `aim` reaches it; with one try, a line through the origin."""
+    (x1, y1), (x0, y0) = (*sorted(tried.items(), key=lambda pair: abs(pair[1] - aim))[:2], (0.0, 0.0))[:2]
+    slope = (y1 - y0) / (x1 - x0)
+    return x1 + (aim - y1) / slope if slope > 0 else x1 * aim / y1

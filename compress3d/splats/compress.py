@@ -152,7 +152,11 @@ def compress(
         raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
     if budget.size_bytes is not None and output is None:
         raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
-    options: dict[str, object] = {"views": "sampled" if cameras is None else "given", "seed": seed, "sh_degree": sh_degree}
+    options: dict[str, object] = {
+        "views": "sampled" if cameras is None else "given",
+        "seed": seed,
+        "sh_degree": sh_degree,
+    }
     if cameras is None:
         cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
     score_views, judge_views = split_views(cameras)
@@ -164,9 +168,10 @@ def compress(
         smallest = bench.smallest_bytes()
         if budget.size_bytes is not None and smallest > budget.size_bytes:
             raise ValueError(f"{budget.size_bytes} bytes are too few: one Gaussian alone takes {smallest}")
+        judge = judge or Judge(scene, judge_views)
         with steps("render the original"):
             progress(0.0, "rendering the original")
-            judge = judge or Judge(scene, judge_views)
+            _ = judge.references
         best = _meet(budget, bench, judge, stretch(progress, 0.05, 0.9))
         with steps("judge"):
             progress(0.9, "judging")
@@ -229,7 +234,10 @@ class _Bench:
             return None
         own = Path(tempfile.mkdtemp(dir=self.folder))
         path = own / (f"scene/{self.output.name}" if self.output.name == "meta.json" else self.output.name)
-        write_scene(scene, path)
+        try:
+            write_scene(scene, path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(self.output))) from error
         return path
 
     def decoded(self, attempt: _Attempt) -> SplatScene:

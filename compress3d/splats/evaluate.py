@@ -56,7 +56,7 @@ class SceneFile:
     @classmethod
     def describe(cls, path: Path, scene: SplatScene, speed: Speed | None = None) -> Self:
         """The scene that was read from, or written to, `path`."""
-        name = path.parent.name + "/" + path.name if path.name == "meta.json" else path.name
+        name = path.resolve().parent.name if path.name == "meta.json" else path.name
         attributes = bytes_by_attribute(path, scene.sh_degree)
         return cls(name, len(scene), scene.sh_degree, scene_bytes(path), attributes, speed)
 
@@ -116,7 +116,11 @@ class Judge:
     def __init__(self, original: SplatScene, cameras: Cameras) -> None:
         self.original = original
         self.cameras = cameras
-        self.references: Float[Tensor, "C H W 3"] = render(original, cameras)
+
+    @cached_property
+    def references(self) -> Float[Tensor, "C H W 3"]:
+        """Renders of the original."""
+        return render(self.original, self.cameras)
 
     @cached_property
     def original_speed(self) -> Speed:

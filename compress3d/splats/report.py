@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ from compress3d.splats.compress import Compression
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
-from secateur.quantities import format_bytes
+from secateur.quantities import format_bytes, format_decibels
 from secateur.report.page import (
     Errors,
     Figure,
@@ -100,18 +100,24 @@ def budget_name(record: Compression) -> str:
     return f"keep {100 if budget.keep is None else 100 * budget.keep:.6g}%"
 
 
-Drawings = tuple[tuple[Image, ...], list[tuple[Image, ...]], list[tuple[Errors, ...]]]
-"""Pictures of the original; for each scene its pictures; for each scene its errors."""
+class _Drawings(NamedTuple):
+    """Pictures of some of the views: their indices, the original's; and for each scene its own and their errors."""
+
+    views: list[int]
+    before: tuple[Image, ...]
+    after: list[tuple[Image, ...]]
+    errors: list[tuple[Errors, ...]]
 
 
-def _draw(original: SplatScene, scenes: Sequence[SplatScene], cameras: Cameras) -> Drawings:
-    shown = cameras[torch.linspace(0, len(cameras) - 1, min(PICTURES, len(cameras))).round().long()]
+def _draw(original: SplatScene, scenes: Sequence[SplatScene], cameras: Cameras) -> _Drawings:
+    views = torch.linspace(0, len(cameras) - 1, min(PICTURES, len(cameras))).round().long()
+    shown = cameras[views]
     factor = _LONGER_SIDE / max(shown.width, shown.height)
     shown = shown.resized(round(shown.width * factor), round(shown.height * factor))
-    before = as_pictures(render(original, shown).cpu().numpy())
-    after = [as_pictures(render(scene, shown).cpu().numpy()) for scene in scenes]
+    before = as_pictures(list(render(original, shown).cpu().numpy()))
+    after = [as_pictures(list(render(scene, shown).cpu().numpy())) for scene in scenes]
     errors = [tuple(errors_between(*pair) for pair in zip(images, before, strict=True)) for images in after]
-    return before, after, errors
+    return _Drawings(views.tolist(), before, after, errors)
 
 
 def _page(
@@ -120,16 +126,16 @@ def _page(
     names: Sequence[str],
     outcomes: Sequence[tuple[SceneFile, Quality]],
     seconds: Sequence[dict[str, float]],
-    drawings: Drawings,
+    drawings: _Drawings,
     details: dict[str, str],
 ) -> Page:
-    before, after, errors = drawings
     results = tuple(
         Result(
             name,
             _figures(original, file, quality),
-            after[index],
-            errors[index],
+            drawings.after[index],
+            drawings.errors[index],
+            tuple(format_decibels(quality.psnr[view]) for view in drawings.views),
             _tables(original, file, quality, seconds[index]),
         )
         for index, (name, (file, quality)) in enumerate(zip(names, outcomes, strict=True))
@@ -138,19 +144,20 @@ def _page(
         Point(file.bytes / 1e6, quality.mean_psnr, name) for name, (file, quality) in zip(names, outcomes, strict=True)
     )
     plot = Plot("Quality over size", "size in MB", "mean PSNR in dB", points) if len(points) > 1 else None
-    views = tuple(View(f"View {index + 1}", image) for index, image in enumerate(before))
+    pictures = zip(drawings.views, drawings.before, strict=True)
+    views = tuple(View(f"View {view + 1}", image) for view, image in pictures)
     return Page(original.name, subtitle, "Original", views, results, plot, details=details)
 
 
 def _figures(original: SceneFile, file: SceneFile, quality: Quality) -> tuple[Figure, ...]:
     smaller = f"{original.bytes / file.bytes:.1f} times smaller"
     share = f"{100 * file.gaussians / original.gaussians:.3g} % of them"
-    reference = f"against {quality.reference}"
+    views = f"mean of {len(quality.psnr)} views at {quality.width}x{quality.height}"
     figures = [
         Figure("File size", format_bytes(file.bytes), format_bytes(original.bytes), smaller),
         Figure("Gaussians", f"{file.gaussians:,}", f"{original.gaussians:,}", share),
-        Figure("PSNR", _decibels(quality.mean_psnr), None, reference),
-        Figure("SSIM", f"{quality.mean_ssim:.4f}", None, reference),
+        Figure("PSNR", format_decibels(quality.mean_psnr), None, f"against {quality.reference}"),
+        Figure("SSIM", f"{quality.mean_ssim:.4f}", None, views),
     ]
     if original.speed and file.speed:
         gain = f"{file.speed.frames_per_second / original.speed.frames_per_second:.2f} times as fast"
@@ -175,7 +182,7 @@ def _overview(original: SceneFile, file: SceneFile, quality: Quality) -> Table:
         ("Bytes", f"{original.bytes:,}", f"{file.bytes:,}"),
         *(_per_gaussian(original, file)),
         *(_speeds(original, file, quality)),
-        ("PSNR, mean", "reference", _decibels(quality.mean_psnr)),
+        ("PSNR, mean", "reference", format_decibels(quality.mean_psnr)),
         ("SSIM, mean", "reference", f"{quality.mean_ssim:.4f}"),
     ]
     return Table("Before and after", ("", original.name, file.name), tuple(rows))
@@ -220,11 +227,11 @@ def _attributes_of(file: SceneFile) -> Table:
 
 def _views(quality: Quality) -> Table:
     rows = tuple(
-        (f"View {index + 1}", _decibels(psnr), f"{ssim:.4f}")
+        (f"View {index + 1}", format_decibels(psnr), f"{ssim:.4f}")
         for index, (psnr, ssim) in enumerate(zip(quality.psnr, quality.ssim, strict=True))
     )
     note = f"Reference: {quality.reference}, {quality.width}x{quality.height} pixels, white background."
-    total = ("Mean", _decibels(quality.mean_psnr), f"{quality.mean_ssim:.4f}")
+    total = ("Mean", format_decibels(quality.mean_psnr), f"{quality.mean_ssim:.4f}")
     return Table("Quality by view", ("View", "PSNR", "SSIM"), rows, note, total)
 
 
@@ -237,7 +244,3 @@ def _details(machine: Machine, versions: dict[str, str], options: dict[str, obje
     }
     details |= {name.replace("_", " ").capitalize(): str(value) for name, value in options.items() if value is not None}
     return details | {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
-
-
-def _decibels(value: float) -> str:
-    return f"{value:.2f} dB" if math.isfinite(value) else "identical"

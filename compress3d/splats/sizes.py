@@ -99,4 +99,5 @@ def _by_texture(sizes: dict[str, int], meta: bytes) -> dict[str, int]:
     for name, size in sizes.items():
         attribute = attributes.get(name, OTHER)
         split[attribute] = split.get(attribute, 0) + size
-    return split
+    other = split.pop(OTHER, 0)
+    return split | ({OTHER: other} if other else {})

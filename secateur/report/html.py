@@ -88,6 +88,7 @@ def _pictures(page: Page, scale: int) -> str:
             {
                 "name": result.name,
                 "images": [data_uri(image) for image in result.images],
+                "captions": result.captions,
                 "errors": [data_uri(heat_map(errors, scale)) for errors in result.errors],
             }
             for result in page.results
@@ -105,7 +106,7 @@ def _sections(page: Page) -> str:
         for index, result in enumerate(page.results)
         for table in result.tables
     )
-    return plot + own + "".join(_table(table, "") for table in page.tables)
+    return plot + own
 
 
 def _table(table: Table, attributes: str) -> str:

@@ -16,7 +16,7 @@
     put(".left", image, `${name}: ${pictures.original}`);
     put(".right", chosen.images[view], `${name}: ${chosen.name}`);
     put(".heat", chosen.errors[view], `${name}: how far ${chosen.name} is from ${pictures.original}, pixel by pixel`);
-    stage.querySelector(".at-right").textContent = chosen.name;
+    stage.querySelector(".at-right").textContent = `${chosen.name}: ${chosen.captions[view]}`;
   };
 
   for (const button of document.querySelectorAll("[data-result]")) {

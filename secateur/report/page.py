@@ -64,12 +64,13 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result: its key figures and tables, and for each view its picture and that picture's errors."""
+    """One result: its key figures and tables, and for each view its picture, that picture's errors and a word on it."""
 
     name: str
     figures: tuple[Figure, ...]
     images: tuple[Image, ...]
     errors: tuple[Errors, ...]
+    captions: tuple[str, ...]
     tables: tuple[Table, ...]
 
 
@@ -103,7 +104,6 @@ class Page:
         views: pictures of the original.
         results: at least one; each with a picture for each view.
         plot: a curve over the results, where there are several.
-        tables: what does not depend on the result.
         details: name -> value, for the small print.
     """
 
@@ -113,17 +113,15 @@ class Page:
     views: tuple[View, ...]
     results: tuple[Result, ...]
     plot: Plot | None = None
-    tables: tuple[Table, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.results:
             raise ValueError("a report needs at least one result")
         for result in self.results:
-            if not len(result.images) == len(result.errors) == len(self.views):
-                raise ValueError(
-                    f"result {result.name!r} needs a picture and its errors for each of {len(self.views)} views"
-                )
+            if {len(result.images), len(result.errors), len(result.captions)} != {len(self.views)}:
+                needs = f"a picture, its errors and a caption for each of {len(self.views)} views"
+                raise ValueError(f"result {result.name!r} needs {needs}")
 
 
 def write_report(page: Page, record: Any, directory: str | os.PathLike[str]) -> Path:

@@ -25,8 +25,8 @@ def data_uri(image: Image) -> str:
 
 
 def error_scale(errors: Sequence[Errors]) -> int:
-    """The end of a colour scale, in levels of 255, that fits all but the worst thousandth of the pixels."""
-    worst = max((float(np.quantile(one, 0.999)) for one in errors), default=0.0)
+    """The end of a colour scale, in levels of 255, that fits all but the worst hundredth of the pixels."""
+    worst = max((float(np.quantile(one, 0.99)) for one in errors), default=0.0)
     return next((scale for scale in _SCALES if worst <= scale), _SCALES[-1])
 
 

@@ -1,0 +1,178 @@
+"""The commands of this package and their arguments. What they do is in `splats/cli.py`, imported when one of them runs:
+help must not wait for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from secateur.cli import Command, CommandGroup, argument_type
+from secateur.quantities import parse_decibels, parse_keep, parse_size
+
+_FORMATS = (".ply", ".splat", ".ksplat", ".spz", ".sog", ".glb")
+_CAMERAS: dict[str, Any] = {
+    "type": Path,
+    "metavar": "FILE.json",
+    "help": "views of the scene (width, height, K or Ks, viewmats), instead of views sampled by its shape",
+}
+_SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """A function of `splats/cli.py`, looked up when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        from compress3d.splats import cli
+
+        return getattr(cli, name)(*arguments, **options)
+
+    return call
+
+
+def _several(parse: Callable[[Any], Any]) -> Callable[[Any], str]:
+    """Checks one budget or several ("50%,25%", or a list in a recipe); gives them joined by commas."""
+
+    def check(value: Any) -> str:
+        texts = [str(one) for one in value] if isinstance(value, list) else str(value).split(",")
+        for text in texts:
+            parse(text)
+        return ",".join(text.strip() for text in texts)
+
+    return argument_type(check)
+
+
+def _parse_degree(value: Any) -> int:
+    if str(value) not in ("0", "1", "2", "3"):
+        raise ValueError(f"{value!r} is not a spherical-harmonic degree: choose 0, 1, 2 or 3")
+    return int(value)
+
+
+def _parse_pixels(value: Any) -> int:
+    if not str(value).isdecimal() or not 1 <= int(value) <= 16384:
+        raise ValueError(f"{value!r} is not a number of pixels from 1 to 16384")
+    return int(value)
+
+
+def _parse_count(value: Any) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"{value!r} is not a number of views: it must be at least 1")
+    return int(value)
+
+
+def _add_scene(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a splat scene: ply, splat, ksplat, spz, sog or glb")
+
+
+def _add_degree(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--sh-degree",
+        type=argument_type(_parse_degree),
+        metavar="D",
+        help="drop spherical-harmonic coefficients above this degree, 0 to 3",
+    )
+
+
+def _configure_compress(parser: ArgumentParser) -> None:
+    _add_scene(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="file to write; its suffix says the format"
+    )
+    several = "; several, separated by commas, write one file each"
+    parser.add_argument(
+        "--keep",
+        type=_several(parse_keep),
+        metavar="SHARE",
+        help=f"Gaussians to keep: a share (25%%, 0.25) or a count (50000, 50k){several}",
+    )
+    parser.add_argument(
+        "--size",
+        type=_several(parse_size),
+        metavar="BYTES",
+        help=f"size that the file must not exceed (2MB, 800kB, 1.5MiB){several}",
+    )
+    parser.add_argument(
+        "--psnr",
+        type=_several(parse_decibels),
+        metavar="DB",
+        help=f"dB that the file must hold against the original's own renders{several}",
+    )
+    _add_degree(parser)
+    parser.add_argument("--cameras", **_CAMERAS)
+    parser.add_argument("--seed", **_SEED)
+    parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
+
+
+def _configure_convert(parser: ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="IN", help="a splat scene")
+    parser.add_argument("output", type=Path, metavar="OUT", help="file to write; its suffix says the format")
+    _add_degree(parser)
+
+
+def _configure_render(parser: ArgumentParser) -> None:
+    _add_scene(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write; several views are numbered"
+    )
+    parser.add_argument("--camera", **_CAMERAS)
+    parser.add_argument(
+        "--orbit",
+        type=argument_type(_parse_count),
+        metavar="K",
+        help="K views around the scene (default: 1, when there is no --camera)",
+    )
+    pixels = argument_type(_parse_pixels)
+    parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
+    parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
+
+
+class SplatEvaluator:
+    """Compares splat scenes with the one that they stand for."""
+
+    options: Mapping[str, Mapping[str, Any]] = {
+        "--cameras": _CAMERAS,
+        "--views": {
+            "type": argument_type(_parse_count),
+            "default": 16,
+            "metavar": "K",
+            "help": "views to sample when there are no --cameras (default: 16)",
+        },
+        "--seed": _SEED,
+    }
+    run = staticmethod(_later("evaluate_files"))
+    show = staticmethod(_later("show_evaluation"))
+
+    def accepts(self, path: Path) -> bool:
+        """Whether `path` is named as splat scenes are."""
+        if path.is_dir():
+            return (path / "meta.json").exists()
+        return path.name.lower() == "meta.json" or path.suffix.lower() in _FORMATS
+
+
+SPLAT = CommandGroup(
+    "compress, convert, render and look into Gaussian-splat scenes",
+    {
+        "info": Command(
+            "say what is in a scene: Gaussians, bytes by attribute, extent",
+            _add_scene,
+            _later("describe_file"),
+            _later("show_info"),
+        ),
+        "compress": Command(
+            "make a scene smaller, to a share, a size or a quality, and measure what it cost",
+            _configure_compress,
+            _later("compress_file"),
+            _later("show_compressions"),
+        ),
+        "convert": Command(
+            "write a scene in another format", _configure_convert, _later("convert_file"), _later("show_conversion")
+        ),
+        "render": Command(
+            "draw pictures of a scene", _configure_render, _later("render_file"), _later("show_pictures")
+        ),
+    },
+)
+
+SPLAT_EVALUATOR = SplatEvaluator()

@@ -1,0 +1,282 @@
+"""What the commands on splat scenes do, and how they show it. Their arguments are in `compress3d/commands.py`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from compress3d.cameras import Cameras
+from compress3d.splats.compress import VIEWS, Compression, compress
+from compress3d.splats.evaluate import RESOLUTION, Evaluation, Judge, Quality, SceneFile, evaluate
+from compress3d.splats.formats import drop_invalid, read_scene, write_scene
+from compress3d.splats.rasterize import render_each
+from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
+from compress3d.splats.scene import SplatScene
+from compress3d.splats.views import orbit, sample_views, split_views
+from secateur.console import console, progress_bar, stretch
+from secateur.files import replacing_file
+from secateur.quantities import format_bytes, format_decibels, parse_decibels, parse_keep, parse_size
+from secateur.report.record import Steps
+
+_PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@dataclass(frozen=True, slots=True)
+class SceneInfo:
+    """What is in a scene.
+
+    Args:
+        file: name, counts and bytes.
+        antialiased: whether it was trained with the mip rasteriser.
+        low: (x, y, z) below which 2 % of the centres lie, axis by axis, in world units.
+        high: (x, y, z) above which 2 % of the centres lie.
+        opacity: 5th, 50th and 95th percentile, 0 to 1.
+        scale: 5th, 50th and 95th percentile of the standard deviations, in world units.
+        invalid: Gaussians that cannot be drawn, by reason.
+    """
+
+    file: SceneFile
+    antialiased: bool
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    opacity: tuple[float, ...]
+    scale: tuple[float, ...]
+    invalid: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A scene in two formats."""
+
+    original: SceneFile
+    converted: SceneFile
+    seconds: dict[str, float]
+
+
+def describe_file(file: Path) -> SceneInfo:
+    """`secateur splat info`."""
+    whole = read_scene(file, keep_invalid=True)
+    scene, invalid = drop_invalid(whole)
+    opacities, scales = torch.sigmoid(scene.opacities)[:, None], torch.exp(scene.scales).reshape(-1, 1)
+    low, high = (tuple(_quantiles(scene.means, level).tolist()) for level in (0.02, 0.98))
+    opacity, scale = (
+        tuple(float(_quantiles(values, level)) for level in (0.05, 0.5, 0.95)) for values in (opacities, scales)
+    )
+    return SceneInfo(SceneFile.describe(file, whole), scene.antialiased, low, high, opacity, scale, invalid)
+
+
+def compress_file(
+    file: Path,
+    output: Path,
+    keep: str | None,
+    size: str | None,
+    psnr: str | None,
+    sh_degree: int | None,
+    cameras: Path | None,
+    seed: int,
+    report: Path | None,
+) -> Compression | list[Compression]:
+    """`secateur splat compress`: one record, or a list of them where several budgets were asked for."""
+    budgets = _budgets(keep, size, psnr)
+    views = None if cameras is None else Cameras.load(cameras)
+    scene = read_scene(file)
+    if views is None:
+        views = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
+    outputs = [output if len(budgets) == 1 else _tagged(output, tag) for tag, _ in budgets]
+    records: list[Compression] = []
+    try:
+        with progress_bar() as progress:
+            judge = Judge(scene, split_views(views)[1])
+            for index, (target, (_, budget)) in enumerate(zip(outputs, budgets, strict=True)):
+                part = stretch(progress, index / len(budgets), (index + 1) / len(budgets))
+                _, record = compress(
+                    scene, target, **budget, cameras=views, sh_degree=sh_degree, source=file, judge=judge, progress=part
+                )
+                records.append(record)
+            if report is not None:
+                progress(1.0, "drawing the report")
+                decoded = [read_scene(target) for target in outputs]
+                write_compression_report(records, decoded, scene, judge.cameras, report)
+    except KeyboardInterrupt:
+        written = ", ".join(str(target) for target in outputs[: len(records)])
+        raise KeyboardInterrupt(f"written before: {written}" if written else "") from None
+    return records[0] if len(records) == 1 else records
+
+
+def convert_file(input: Path, output: Path, sh_degree: int | None) -> Conversion:
+    """`secateur splat convert`."""
+    steps = Steps()
+    with steps("read"):
+        scene = read_scene(input)
+    lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
+    with steps("write"):
+        write_scene(lean, output)
+    return Conversion(SceneFile.describe(input, scene), SceneFile.describe(output, lean), steps.seconds)
+
+
+def render_file(
+    file: Path, output: Path, camera: Path | None, orbit: int | None, width: int | None, height: int | None
+) -> list[str]:
+    """`secateur splat render`; the pictures' paths."""
+    from PIL import Image
+
+    if output.suffix.lower() not in _PICTURE_FORMATS:
+        raise ValueError(f"{output}: not a picture that can be written; known are {', '.join(_PICTURE_FORMATS)}")
+    if camera is not None and orbit is not None:
+        raise ValueError("a picture is taken with --camera or with --orbit, not with both")
+    scene = read_scene(file)
+    cameras = _cameras(scene, camera, orbit or 1, width, height)
+    paths = [output] if len(cameras) == 1 else [_tagged(output, f"{index:03d}") for index in range(len(cameras))]
+    with progress_bar() as progress:
+        for index, (path, (image, _)) in enumerate(zip(paths, render_each(scene, cameras), strict=True)):
+            pixels = (image.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
+            with replacing_file(path) as temporary:
+                Image.fromarray(pixels).save(temporary, _PICTURE_FORMATS[path.suffix.lower()])
+            progress((index + 1) / len(paths), "rendering")
+    return [str(path) for path in paths]
+
+
+def evaluate_files(
+    reference: Path, candidates: list[Path], output: Path, cameras: Path | None, views: int, seed: int
+) -> Evaluation:
+    """`secateur evaluate` for splat scenes."""
+    given = None if cameras is None else Cameras.load(cameras)
+    with progress_bar() as progress:
+        record, judge, scenes = evaluate(
+            reference, candidates, cameras=given, views=views, seed=seed, progress=progress
+        )
+        progress(1.0, "drawing the report")
+        write_evaluation_report(record, scenes, judge.original, judge.cameras, output)
+    return record
+
+
+def show_info(info: SceneInfo) -> None:
+    """A table of what is in a scene."""
+    file = info.file
+    table = _table(file.name, "", "")
+    table.add_row("Gaussians", f"{file.gaussians:,}")
+    table.add_row("spherical-harmonic degree", str(file.sh_degree))
+    table.add_row("bytes", f"{file.bytes:,} ({format_bytes(file.bytes)})")
+    table.add_row("bytes per Gaussian", f"{file.bytes / max(1, file.gaussians):.1f}")
+    for name, size in file.bytes_by_attribute.items():
+        table.add_row(f"  {name}", f"{format_bytes(size)}  {100 * size / file.bytes:.1f} %")
+    table.add_row("centres, 2 % to 98 %", f"{_vector(info.low)} to {_vector(info.high)}")
+    table.add_row("opacity, 5 / 50 / 95 %", " / ".join(f"{value:.3f}" for value in info.opacity))
+    table.add_row("scale, 5 / 50 / 95 %", " / ".join(f"{value:.3g}" for value in info.scale))
+    table.add_row("antialiased", "yes" if info.antialiased else "no")
+    for reason, count in info.invalid.items():
+        if count:
+            table.add_row(f"cannot be drawn: {reason}", f"{count:,}")
+    console.print(table)
+
+
+def show_compressions(records: Compression | list[Compression]) -> None:
+    """A table of before and after, a column for each compression."""
+    records = [records] if isinstance(records, Compression) else records
+    before = records[0].original
+    table = _table(before.name, "", "original", *(budget_name(record) for record in records))
+    _add_files(table, before, [record.compressed for record in records])
+    _add_qualities(table, [record.quality for record in records])
+    table.add_row("seconds", "", *(f"{sum(record.seconds.values()):.1f}" for record in records))
+    console.print(table)
+
+
+def show_conversion(conversion: Conversion) -> None:
+    """A table of the two files."""
+    table = _table(conversion.original.name, "", "original", "converted")
+    _add_files(table, conversion.original, [conversion.converted])
+    table.add_row("seconds", "", f"{sum(conversion.seconds.values()):.1f}")
+    console.print(table)
+
+
+def show_pictures(paths: list[str]) -> None:
+    """The pictures' paths, one a line."""
+    for path in paths:
+        console.print(path, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_evaluation(record: Evaluation) -> None:
+    """A table of the reference and a column for each candidate."""
+    table = _table(record.reference.name, "", "reference", *(one.file.name for one in record.candidates))
+    _add_files(table, record.reference, [one.file for one in record.candidates])
+    _add_qualities(table, [one.quality for one in record.candidates])
+    console.print(table)
+
+
+def _budgets(keep: str | None, size: str | None, psnr: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """For each budget asked for, a tag for its file's name and the keyword of `compress`; none keeps everything."""
+    kinds: list[tuple[str, str | None, str, str, Callable[[str], Any]]] = [
+        ("--keep", keep, "keep", "", parse_keep),
+        ("--size", size, "size_bytes", "", parse_size),
+        ("--psnr", psnr, "psnr", "dB", parse_decibels),
+    ]
+    given = [kind for kind in kinds if kind[1] is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"a scene is compressed to one kind of budget, not to {' and '.join(kind[0] for kind in given)}"
+        )
+    if not given:
+        return [("", {})]
+    _, texts, keyword, unit, parse = given[0]
+    assert texts is not None
+    return [(re.sub(r"\s", "", text).replace("%", "pct") + unit, {keyword: parse(text)}) for text in texts.split(",")]
+
+
+def _tagged(output: Path, tag: str) -> Path:
+    """`output` with a tag in its name: "a.sog" -> "a-50pct.sog", "a.compressed.ply" -> "a-50pct.compressed.ply"."""
+    if output.name == "meta.json":
+        return _tagged(output.parent, tag) / output.name
+    suffix = ".compressed.ply" if output.name.endswith(".compressed.ply") else output.suffix
+    return output.with_name(f"{output.name.removesuffix(suffix)}-{tag}{suffix}")
+
+
+def _cameras(scene: SplatScene, camera: Path | None, count: int, width: int | None, height: int | None) -> Cameras:
+    if camera is None:
+        width = width or height or 800
+        return orbit(scene, count, width, height or width)
+    cameras = Cameras.load(camera)
+    if width is None and height is None:
+        return cameras
+    ratio = cameras.height / cameras.width
+    width = width or max(1, round((height or 1) / ratio))
+    return cameras.resized(width, height or max(1, round(width * ratio)))
+
+
+def _quantiles(values: torch.Tensor, level: float) -> torch.Tensor:
+    """The value of each column below which `level` of the rows lie."""
+    if not len(values):
+        return torch.full(values.shape[1:], torch.nan)
+    rank = 1 + round(level * (len(values) - 1))
+    return values.kthvalue(rank, dim=0).values
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _add_files(table: Table, before: SceneFile, after: list[SceneFile]) -> None:
+    files = [before, *after]
+    table.add_row("Gaussians", *(f"{file.gaussians:,}" for file in files))
+    table.add_row("spherical-harmonic degree", *(str(file.sh_degree) for file in files))
+    table.add_row("size", *(format_bytes(file.bytes) for file in files))
+    table.add_row("times smaller", "", *(f"{before.bytes / file.bytes:.1f}" for file in after))
+    if all(file.speed for file in files):
+        table.add_row("frames/s", *(f"{file.speed.frames_per_second:.1f}" for file in files if file.speed))
+
+
+def _add_qualities(table: Table, qualities: list[Quality]) -> None:
+    table.add_row("PSNR against own renders", "", *(format_decibels(quality.mean_psnr) for quality in qualities))
+    table.add_row("SSIM against own renders", "", *(f"{quality.mean_ssim:.4f}" for quality in qualities))
+
+
+def _vector(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.3g}" for value in values) + ")"
