@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from numba import njit
 
 _BINS = 4096
@@ -11,7 +11,7 @@ _BINS = 4096
 
 
 def scalar_codebook(
-    values: Float32[np.ndarray, " N"], size: int = 256, weights: Float64[np.ndarray, " N"] | None = None
+    values: Float32[np.ndarray, " N"], size: int = 256, weights: Float[np.ndarray, " N"] | None = None
 ) -> Float32[np.ndarray, " size"]:
     """The `size` values that represent N finite values with the least (weighted) squared error, ascending.
 

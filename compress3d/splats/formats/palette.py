@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numba import njit, prange
 
 _ROWS_PER_CELL = 512
@@ -14,7 +14,7 @@ _COARSE_STEPS, _CELL_STEPS, _GRAPH_STEPS = 6, 3, 6
 
 
 def row_palette(
-    rows: Float32[np.ndarray, "N D"], size: int, weights: Float32[np.ndarray, " N"] | None = None
+    rows: Float32[np.ndarray, "N D"], size: int, weights: Float[np.ndarray, " N"] | None = None
 ) -> tuple[Float32[np.ndarray, "P D"], Int64[np.ndarray, " N"]]:
     """At most `size` rows that represent N rows with little squared error, and which of them stands for each.
 
@@ -90,28 +90,48 @@ def _kmeans(
     starts = np.concatenate([[0], np.cumsum(populations)])
     palette = rows[starts[owners] + rank * populations[owners] // shares[owners]]
     for _ in range(_CELL_STEPS):
-        labels = _nearest(rows, palette, np.arange(len(palette)), ends, cells)[0]
+        labels, errors = _nearest(rows, palette, np.arange(len(palette)), ends, cells)
         palette = _weighted_means(rows, mass, labels, palette)
+    revived, worst = _revived(labels, errors * mass, len(palette))
+    palette[revived], owners[revived] = rows[worst], cells[worst]
+    by_owner = np.argsort(owners, kind="stable")
+    palette, owners = palette[by_owner], owners[by_owner]
+    labels = np.argsort(by_owner)[labels]
+    ends = np.searchsorted(owners, np.arange(len(coarse) + 1))
     graph = _neighbours(palette, owners, *_means_around(coarse, ends), min(_NEIGHBOURS, len(palette)))
     graph_ends = np.arange(len(palette) + 1) * graph.shape[1]
     for _ in range(_GRAPH_STEPS):
-        labels = _nearest(rows, palette, graph.reshape(-1), graph_ends, labels)[0]
+        labels, errors = _nearest(rows, palette, graph.reshape(-1), graph_ends, labels)
         palette = _weighted_means(rows, mass, labels, palette)
-    return palette, _nearest(rows, palette, graph.reshape(-1), graph_ends, labels)[0]
+    labels, errors = _nearest(rows, palette, graph.reshape(-1), graph_ends, labels)
+    revived, worst = _revived(labels, errors * mass, len(palette))
+    labels[worst] = revived
+    return _weighted_means(rows, mass, labels, palette), labels
+
+
+def _revived(
+    labels: Int64[np.ndarray, " N"], errors: Float32[np.ndarray, " N"], size: int
+) -> tuple[Int64[np.ndarray, " dead"], Int64[np.ndarray, " dead"]]:
+    """The palette entries that no row uses, and as many rows of the largest errors for them to stand on."""
+    dead = np.flatnonzero(np.bincount(labels, minlength=size) == 0)
+    return dead, np.argsort(-errors, kind="stable")[: len(dead)]
 
 
 def _shares(
     errors: Float32[np.ndarray, " C"], populations: Int64[np.ndarray, " C"], size: int
 ) -> Int64[np.ndarray, " C"]:
-    """How many means each cell gets: at least one if it has rows, at most its rows, `size` or a little less in all."""
+    """How many means each cell gets: at least one if it has rows, at most its rows, `size` in all if rows suffice."""
     # The density of optimal means goes with a power below one of the density of errors (Zador 1982); 0.8 measured best.
-    fewest = np.minimum(populations, 1)
     wanted = np.maximum(errors, 1e-30) ** 0.8
-    wanted *= (size - fewest.sum()) / wanted.sum()
-    shares = wanted.astype(np.int64)
-    left_over = int(size - fewest.sum() - shares.sum())
-    shares[np.argsort(shares - wanted, kind="stable")[:left_over]] += 1
-    return np.minimum(shares + fewest, populations)
+    shares = np.minimum(populations, 1)
+    while (left := min(size, populations.sum()) - shares.sum()) > 0:
+        open_cells = shares < populations
+        ideal = left * wanted * open_cells / (wanted * open_cells).sum()
+        more = ideal.astype(np.int64)
+        # What rounding down leaves goes to the largest remainders, so that each round makes progress.
+        more[np.argsort(more - ideal, kind="stable")[: max(left - more.sum(), 0)]] += 1
+        shares = np.minimum(shares + more, populations)
+    return shares
 
 
 def _means_around(

@@ -155,8 +155,9 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
     order = morton_order(arrays["means"])
     arrays = {name: array[order] for name, array in arrays.items()}
     low, high, lower, upper = _encode_means(arrays["means"])
-    scales = scalar_codebook(arrays["scales"].reshape(-1))
-    sh0 = scalar_codebook(arrays["sh0"].reshape(-1))
+    visibility = _visibility(arrays)
+    scales = scalar_codebook(arrays["scales"].reshape(-1), weights=np.repeat(visibility, 3))
+    sh0 = scalar_codebook(arrays["sh0"].reshape(-1), weights=np.repeat(visibility, 3))
     alphas = to_levels(alphas_from_opacities(arrays["opacities"]), 256).astype(np.uint8)
     meta: dict[str, Any] = {
         "version": 2,
@@ -176,7 +177,7 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
         "sh0.webp": _image(np.concatenate([nearest(arrays["sh0"][:, 0], sh0), alphas[:, None]], axis=1)),
     }
     if scene.sh_degree:
-        meta["shN"], shN_images = _encode_shN(arrays["shN"], palette_size)
+        meta["shN"], shN_images = _encode_shN(arrays["shN"], visibility, palette_size)
         images.update(shN_images)
     return meta, images
 
@@ -200,12 +201,28 @@ def _encode_quats(quats: Float32[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]
     return np.concatenate([codes, left_out[:, None] + FIRST_TAG], axis=1).astype(np.uint8)
 
 
+def _visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
+    """How much an error in a Gaussian is seen: the root of its opacity times its largest cross-section.
+
+    The root measured better than the product (0.1 dB) and than no weights (0.9 dB) on a real scene: what is
+    large is often hidden. Extremes are clipped lest a few Gaussians take the whole palette.
+    """
+    two_largest = np.sort(arrays["scales"], axis=1)[:, 1:].sum(axis=1)
+    with np.errstate(divide="ignore"):
+        logs = (two_largest + np.log(alphas_from_opacities(arrays["opacities"]))) / 2
+    return np.exp(np.clip(logs - np.median(logs), -7, 7)).astype(np.float32)
+
+
 def _encode_shN(
-    shN: Float32[np.ndarray, "N K 3"], palette_size: int
+    shN: Float32[np.ndarray, "N K 3"], weights: Float32[np.ndarray, " N"], palette_size: int
 ) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "h w c"]]]:
     count, coefficients = shN.shape[:2]
-    palette, labels = row_palette(shN.reshape(count, -1), palette_size)
-    usage = np.bincount(labels, minlength=len(palette)).astype(np.float64)
+    palette, labels = row_palette(shN.reshape(count, -1), palette_size, weights)
+    usage = np.bincount(labels, minlength=len(palette))
+    # Most used first: labels then share their high byte, which saves 2 % of the harmonics' bytes.
+    by_usage = np.argsort(-usage, kind="stable")
+    palette, labels = palette[by_usage], np.argsort(by_usage)[labels]
+    usage = usage[by_usage].astype(np.float64)
     codebook = scalar_codebook(palette.reshape(-1), weights=np.repeat(usage, 3 * coefficients))
     indices = nearest(palette, codebook).reshape(-1, coefficients, 3)
     rows = -(-len(palette) // _PALETTE_COLUMNS)

@@ -20,6 +20,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from compress3d.splats.formats.axes import PLY_AXES, reframe
+from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes
+from compress3d.splats.formats.sanitize import require_valid
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from secateur.files import replacing_file
 
@@ -133,7 +135,8 @@ def write(
             coordinate-system extension, which some viewers ignore.
 
     Raises:
-        ValueError: an option out of its range, an empty scene, NaN, or positions out of reach.
+        ValueError: an option out of its range, an empty scene, Gaussians that cannot be rendered, or positions out of
+            reach.
     """
     path = Path(path)
     if version not in (2, 3, 4):
@@ -144,9 +147,7 @@ def write(
         raise ValueError(f"{path}: SPZ cannot hold a scene without Gaussians")
     if axes not in _COORDINATE_SYSTEMS:
         raise ValueError(f"{path}: axes must be one of {', '.join(_COORDINATE_SYSTEMS)}, got {axes!r}")
-    for name, tensor in scene.tensors().items():
-        if bad := int(torch.isnan(tensor).sum()):
-            raise ValueError(f"{path}: {name} has {bad} NaN values, drop those Gaussians before writing")
+    require_valid(scene)
     stored = reframe(scene, PLY_AXES, axes)
     fixed, fractional_bits = _fixed_point(path, _numpy(stored.means), fractional_bits)
     arrays = [fixed, *_encode(stored, version, sh1_bits, sh_rest_bits)]
@@ -274,14 +275,12 @@ def _decode(path: Path, header: _Header, arrays: list[bytes]) -> SplatScene:
     if header.degree == 4:
         _log.warning("%s: harmonics of degree 4 are dropped, degree 3 is the most that is kept", path)
     shN = harmonics.reshape(count, coefficients, 3)[:, : SH_COEFFICIENTS[min(header.degree, 3)]]
-    # Bytes 0 and 255 stand for a half bin each; its middle keeps the logit finite.
-    alpha = np.clip(alphas.astype(np.float32), 0.25, 254.75) / 255
     quats = _decode_first_three(rotations) if header.version < 3 else _decode_smallest_three(rotations)
     return SplatScene(
         means=torch.from_numpy(means.reshape(count, 3)),
         quats=torch.from_numpy(quats),
         scales=torch.from_numpy(scales.reshape(count, 3).astype(np.float32) / 16 - 10),
-        opacities=torch.from_numpy(np.log(alpha / (1 - alpha))),
+        opacities=torch.from_numpy(opacities_from_bytes(alphas)),
         sh0=torch.from_numpy(((colours.astype(np.float32) / 255 - 0.5) / _COLOUR_SCALE).reshape(count, 1, 3)),
         shN=torch.from_numpy((shN.astype(np.float32) - 128) / 128),
         antialiased=bool(header.flags & _ANTIALIASED),
@@ -308,8 +307,6 @@ def _decode_smallest_three(rotations: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _fixed_point(path: Path, means: NDArray[np.float32], fractional_bits: int | None) -> tuple[bytes, int]:
     reach = float(np.abs(means).max())
-    if not np.isfinite(reach):
-        raise ValueError(f"{path}: means must be finite, drop those Gaussians before writing")
     fitting = next((bits for bits in range(_MOST_FRACTIONAL_BITS, -1, -1) if round(reach * 2**bits) < 2**23), None)
     if fitting is None:
         raise ValueError(f"{path}: means reach {reach:g} units from the origin, SPZ holds at most {2**23 - 1}")
@@ -328,12 +325,10 @@ def _fixed_point(path: Path, means: NDArray[np.float32], fractional_bits: int | 
 
 
 def _encode(scene: SplatScene, version: int, sh1_bits: int, sh_rest_bits: int) -> list[bytes]:
-    alphas = _to_bytes(_numpy(torch.sigmoid(scene.opacities)) * 255)
+    alphas = _to_bytes(alphas_from_opacities(_numpy(scene.opacities)) * 255)
     colours = _to_bytes(_numpy(scene.sh0) * np.float32(_COLOUR_SCALE * 255) + np.float32(127.5))
     scales = _to_bytes((_numpy(scene.scales) + 10) * 16)
     quats = _numpy(torch.nn.functional.normalize(scene.quats, dim=1))
-    # A zero quaternion stands for no rotation.
-    quats = np.where(np.abs(quats).max(axis=1, keepdims=True) > 0, quats, np.array([1, 0, 0, 0], np.float32))
     rotations = _encode_first_three(quats) if version == 2 else _encode_smallest_three(quats)
     shN = _numpy(scene.shN)
     harmonics = np.concatenate([_bucketed(shN[:, :3], sh1_bits), _bucketed(shN[:, 3:], sh_rest_bits)], axis=1)

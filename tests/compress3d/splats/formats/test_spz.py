@@ -241,8 +241,8 @@ def test_the_same_scene_gives_the_same_bytes(tmp_path: Path, version: int) -> No
         ({}, {"sh1_bits": 9}, "sh1_bits"),
         ({}, {"fractional_bits": 24}, "fractional_bits must be"),
         ({}, {"axes": "XYZ"}, "axes must be"),
-        ({"opacities": torch.full((2,), math.nan)}, {}, "opacities has 2 NaN"),
-        ({"means": torch.full((2, 3), math.inf)}, {}, "means must be finite"),
+        ({"opacities": torch.full((2,), math.nan)}, {}, "2 with a NaN opacity"),
+        ({"means": torch.full((2, 3), math.inf)}, {}, "2 with a non-finite position"),
     ],
 )
 def test_what_cannot_be_written_is_an_error(tmp_path: Path, changes: dict, options: dict, message: str) -> None:
