@@ -2,7 +2,7 @@
 
 Two ways to build one: `NearestNeighbours` (works on any density) and `WithinRadius` (the graph of the SUNDAE and FPRC
 papers). Both are linear in the number of points but for the k-d tree's logarithm: 500,000 points with 16 neighbours
-take 1.2 s on 2 cores, and 75 MB.
+take about 2 s of processor time (the search runs on all cores) and 75 MB.
 """
 
 from __future__ import annotations
@@ -166,6 +166,9 @@ def _nearest(coordinates: np.ndarray, count: int, radius: float = np.inf) -> sci
     """(N, N) distances, float32, to each point's nearest other points; explicit zeros between points at one place."""
     n = len(coordinates)
     count = max(min(count, n - 1), 0)
+    # Near points close in memory halve the time of the queries; trained scenes come in random order.
+    order = cKDTree(coordinates, balanced_tree=False).indices
+    coordinates = coordinates[order]
     tree = cKDTree(coordinates, balanced_tree=False)
     distances, neighbours, counts = [], [], []
     for first in range(0, n, _CHUNK):
@@ -182,8 +185,9 @@ def _nearest(coordinates: np.ndarray, count: int, radius: float = np.inf) -> sci
     starts = np.concatenate([[0], *counts]).cumsum()
     index = np.int32 if starts[-1] < 2**31 else np.int64
     values = np.concatenate([np.zeros(0, np.float32), *distances])
-    columns = np.concatenate([np.zeros(0, index), *neighbours])
-    return scipy.sparse.csr_array((values, columns, starts.astype(index)), shape=(n, n))
+    columns = order[np.concatenate([np.zeros(0, np.int32), *neighbours])].astype(index)
+    ordered = scipy.sparse.csr_array((values, columns, starts.astype(index)), shape=(n, n))
+    return ordered[np.argsort(order)]
 
 
 def _typical_spacing(coordinates: np.ndarray) -> float:

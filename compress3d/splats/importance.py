@@ -1,7 +1,8 @@
 """What is each Gaussian worth? Criteria that need a splat scene, next to those of `secateur.importance`.
 
 All have `score(scene, calibration)`. The calibration of a criterion that looks along rays is the scene's
-`RayContributions`, or the `Cameras` to gather them through; the others do without.
+`RayContributions`, or the `Cameras` to gather them through (give combined criteria the contributions, so that they are
+gathered once); the others do without.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from compress3d.cameras import Cameras
 from compress3d.splats.rasterize.contributions import RayContributions, ray_contributions
 from compress3d.splats.scene import GAUSSIANS, SplatScene
 from secateur.graphs import GraphBuilder, NearestNeighbours
+from secateur.importance.combine import RankMixture
 from secateur.importance.spectral import GraphFilter, Laplacian, band_limited, response
 from secateur.units import Scores
 
@@ -75,6 +77,34 @@ class RayContribution:
             ValueError: there is no calibration, or it is of another scene.
         """
         return {GAUSSIANS: getattr(_contributions(scene, calibration), self.reduce).to(torch.float32)}
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The mean of two ranks: by largest blending weight, and by the number of rays on which the Gaussian is foremost.
+
+    The largest weight alone (RadSplat) ranks what is seen clearly somewhere, and orders mild removal best; the rays led
+    say how much of the images hangs on a Gaussian, and order strong removal best. Their ranks together are at least as
+    good as either at every share kept (measured on views that were not scored through, 10 to 50 % kept).
+
+    Args:
+        foremost: weight of the second rank, 0 to 1.
+    """
+
+    foremost: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.foremost <= 1:
+            raise ValueError(f"foremost must be between 0 and 1, got {self.foremost}")
+
+    def score(self, scene: SplatScene, calibration: Calibration = None) -> Scores:
+        """(N,) float64 scores in (0, 1).
+
+        Raises:
+            ValueError: there is no calibration, or it is of another scene.
+        """
+        both = RankMixture((RayContribution("max"), RayContribution("top1")), (1 - self.foremost, self.foremost))
+        return both.score(scene, _contributions(scene, calibration))
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ class SplatScene:
 
     def with_sh_degree(self, degree: int) -> Self:
         """The scene with coefficients above `degree` dropped, or zeros added up to it."""
+        if degree not in SH_COEFFICIENTS:
+            raise ValueError(f"degree must be 0 to 3, got {degree}")
         wanted = SH_COEFFICIENTS[degree]
         shN = self.shN[:, :wanted]
         if shN.shape[1] < wanted:
@@ -123,9 +125,10 @@ class SplatScene:
     @contextmanager
     def masked(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
         """Multiply each Gaussian's opacity by `masks["gaussians"]` ((N,), in [0, 1]) while the context is open."""
-        mask = masks[GAUSSIANS]
-        if mask.shape != (len(self),):
-            raise ValueError(f"mask must have shape ({len(self)},), got {tuple(mask.shape)}")
+        mask = masks.get(GAUSSIANS)
+        if mask is None or mask.shape != (len(self),):
+            got = sorted(masks) if mask is None else tuple(mask.shape)
+            raise ValueError(f"masks must give {GAUSSIANS!r} the shape ({len(self)},), got {got}")
         before, self._mask = self._mask, mask
         try:
             yield

@@ -16,6 +16,7 @@ from compress3d.splats.importance import (
     RayContribution,
     Reduction,
     Spectral,
+    Visibility,
     surfaces,
     volumes,
 )
@@ -49,6 +50,7 @@ WITHOUT_VIEWS: list[Criterion] = [
 ]
 WITH_VIEWS: list[Criterion] = [
     *(RayContribution(reduce=reduce) for reduce in REDUCTIONS),
+    Visibility(),
     MiniSplatting(),
     MiniSplatting(outdoor=False),
     GlobalSignificance(),
@@ -126,12 +128,16 @@ def test_scores_through_cameras_permute_with_the_gaussians(criterion: Criterion)
     )
 
 
-@pytest.mark.parametrize("criterion", [RayContribution(), MiniSplatting(), GlobalSignificance()], ids=repr)
+@pytest.mark.parametrize(
+    "criterion", [RayContribution(), Visibility(), MiniSplatting(), GlobalSignificance()], ids=repr
+)
 def test_cameras_stand_for_the_contributions_through_them(criterion: Criterion, seen: RayContributions) -> None:
     assert_same(criterion.score(scene(), cameras()), criterion.score(scene(), seen))
 
 
-@pytest.mark.parametrize("criterion", [RayContribution(), MiniSplatting(), GlobalSignificance()], ids=repr)
+@pytest.mark.parametrize(
+    "criterion", [RayContribution(), Visibility(), MiniSplatting(), GlobalSignificance()], ids=repr
+)
 def test_rays_are_asked_for_by_name(criterion: Criterion, seen: RayContributions) -> None:
     with pytest.raises(ValueError, match="pass the scene's RayContributions, or Cameras"):
         criterion.score(scene())
@@ -173,6 +179,16 @@ def test_mini_splatting_drops_what_is_never_foremost() -> None:
     contributions = given(sum=[5.0, 7.0, 1.0], pixel_normalised=[0.5, 0.2, 0.9], top1=[3, 0, 1])
     assert MiniSplatting().score(scene(3), contributions)[GAUSSIANS].tolist() == pytest.approx([0.5, 0, 0.9])
     assert MiniSplatting(outdoor=False).score(scene(3), contributions)[GAUSSIANS].tolist() == [5.0, 0.0, 1.0]
+
+
+def test_visibility_ranks_by_largest_weight_and_by_rays_led() -> None:
+    contributions = given(max=[0.9, 0.5, 0.1, 0.7], top1=[0, 5, 9, 1])
+    assert Visibility(0.0).score(scene(4), contributions)[GAUSSIANS].argsort().tolist() == [2, 1, 3, 0]
+    assert Visibility(1.0).score(scene(4), contributions)[GAUSSIANS].argsort().tolist() == [0, 3, 1, 2]
+    even = Visibility().score(scene(4), contributions)[GAUSSIANS] * 4
+    assert even.tolist() == [2.0, 2.0, 2.0, 2.0]
+    with pytest.raises(ValueError, match="foremost"):
+        Visibility(2.0)
 
 
 def test_global_significance_against_its_equation() -> None:
