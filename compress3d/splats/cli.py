@@ -117,7 +117,9 @@ def convert_file(input: Path, output: Path, sh_degree: int | None) -> Conversion
     lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
     with steps("write"):
         write_scene(lean, output)
-    return Conversion(SceneFile.describe(input, scene), SceneFile.describe(output, lean), steps.seconds)
+    with steps("read back"):
+        converted = read_scene(output)
+    return Conversion(SceneFile.describe(input, scene), SceneFile.describe(output, converted), steps.seconds)
 
 
 def render_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -160,41 +161,21 @@ def compress(
     if cameras is None:
         cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
     score_views, judge_views = split_views(cameras)
-    options |= {"scored_on_views": len(score_views), "judged_on_views": len(judge_views)}
     lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
     steps = Steps()
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         bench = _Bench(lean, score_views, Path(folder), None if output is None else Path(output), steps)
-        smallest = bench.smallest_bytes()
-        if budget.size_bytes is not None and smallest > budget.size_bytes:
-            raise ValueError(f"{budget.size_bytes} bytes are too few: one Gaussian alone takes {smallest}")
+        bench.check(budget)
+        progress(0.0, "rendering the original")
         judge = judge or Judge(scene, judge_views)
         with steps("render the original"):
-            progress(0.0, "rendering the original")
             _ = judge.references
         best = _meet(budget, bench, judge, stretch(progress, 0.05, 0.9))
-        with steps("judge"):
-            progress(0.9, "judging")
-            decoded = bench.decoded(best)
-            quality = judge.quality(decoded)
-            in_memory = quality if decoded is best.scene else judge.quality(best.scene)
-            before = _describe(None if source is None else Path(source), scene, judge.original_speed)
-            after = _describe(best.path, decoded, judge.speed(decoded))
+        progress(0.9, "judging")
+        record = _record(budget, bench, best, judge, None if source is None else Path(source), options)
         if best.path is not None and output is not None:
             _publish(best.path, Path(output))
-    versions = package_versions(*PACKAGES)
-    record = Compression(
-        budget,
-        before,
-        after,
-        quality,
-        in_memory,
-        tuple(bench.trials),
-        steps.seconds,
-        describe_machine(),
-        versions,
-        options,
-    )
+    progress(1.0, "done")
     return best.scene, record
 
 
@@ -232,8 +213,9 @@ class _Bench:
         """Write `scene` in the output's format, into a folder of its own; None when there is no output."""
         if self.output is None:
             return None
-        own = Path(tempfile.mkdtemp(dir=self.folder))
-        path = own / (f"scene/{self.output.name}" if self.output.name == "meta.json" else self.output.name)
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / self.output.name
+        if path.name == "meta.json":
+            path = path.parent / self.output.resolve().parent.name / path.name
         try:
             write_scene(scene, path)
         except ValueError as error:
@@ -247,10 +229,17 @@ class _Bench:
         with self.steps("read back"):
             return read_scene(attempt.path)
 
-    def smallest_bytes(self) -> int:
-        """Bytes of a file with one Gaussian; finds out early, too, that the output cannot be written."""
+    def check(self, budget: Budget) -> None:
+        """Raise an error where the output can never be written, before the long work begins."""
+        if self.output is None:
+            return
         path = self.write(self.scene.select(torch.tensor([0])))
-        return scene_bytes(path) if path else 0
+        smallest = scene_bytes(path) if path else 0
+        if budget.size_bytes is not None and smallest > budget.size_bytes:
+            raise ValueError(f"{budget.size_bytes} bytes are too few: one Gaussian alone takes {smallest}")
+        folder = next(parent for parent in self.output.resolve().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"{self.output}: {folder} is not a folder that can be written to")
 
     def count_of_bytes(self, size: int) -> int:
         """About how many Gaussians `size` bytes hold, from writing a sample of them."""
@@ -312,6 +301,30 @@ def _share(report: Report, bench: _Bench) -> Report:
     """The stretch of the progress that the next trial gets, when nobody knows how many there will be."""
     done = 1 - 0.6 ** len(bench.trials)
     return stretch(report, done, done + 0.4 * (1 - done))
+
+
+def _record(
+    budget: Budget, bench: _Bench, best: _Attempt, judge: Judge, source: Path | None, options: dict[str, object]
+) -> Compression:
+    """Judge what came out."""
+    decoded = bench.decoded(best)
+    with bench.steps("judge"):
+        quality = judge.quality(decoded)
+        in_memory = quality if decoded is best.scene else judge.quality(best.scene)
+        before = _describe(source, judge.original, judge.original_speed)
+        after = _describe(best.path, decoded, judge.speed(decoded))
+    return Compression(
+        budget=budget,
+        original=before,
+        compressed=after,
+        quality=quality,
+        quality_in_memory=in_memory,
+        trials=tuple(bench.trials),
+        seconds=bench.steps.seconds,
+        machine=describe_machine(),
+        versions=package_versions(*PACKAGES),
+        options=options | {"scored_on_views": len(bench.cameras), "judged_on_views": len(judge.cameras)},
+    )
 
 
 def _describe(path: Path | None, scene: SplatScene, speed: Speed) -> SceneFile:

@@ -1,0 +1,214 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress3d.cameras import Cameras
+from compress3d.splats.compress import Budget, compress
+from compress3d.splats.evaluate import Judge
+from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.scene import SplatScene
+from compress3d.splats.views import sample_views, split_views
+from secateur.report.record import to_json
+from tests.compress3d.splats.test_evaluate import scene as ball
+
+
+@pytest.fixture(scope="module")
+def scene() -> SplatScene:
+    """A thousand Gaussians of degree 1."""
+    plain = ball(1000)
+    generator = torch.Generator().manual_seed(5)
+    return plain.with_tensors(shN=0.05 * torch.randn(1000, 3, 3, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def views(scene: SplatScene) -> Cameras:
+    return sample_views(scene, 6, 48, 48)
+
+
+def same(one: SplatScene, other: SplatScene) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+@pytest.mark.parametrize("keep", [None, "100%", 1.0, 1000, 5000])
+def test_keeping_everything_changes_nothing(scene: SplatScene, views: Cameras, keep: float | str | None) -> None:
+    kept, record = compress(scene, keep=keep, cameras=views)
+    assert same(kept, scene)
+    assert record.quality.mean_psnr == math.inf and record.quality.mean_ssim == pytest.approx(1.0)
+
+
+def test_keeping_everything_writes_it_bit_for_bit(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    compress(scene, tmp_path / "a.ply", keep="100%", cameras=views)
+    write_scene(scene, tmp_path / "b.ply")
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+@pytest.mark.parametrize(("keep", "count"), [("25%", 250), (0.3337, 333), (77, 77), ("0.5k", 500), (1, 1), (1e-9, 1)])
+def test_the_count_is_met_exactly(
+    scene: SplatScene, views: Cameras, tmp_path: Path, keep: float | str, count: int
+) -> None:
+    small, record = compress(scene, tmp_path / "a.ply", keep=keep, cameras=views)
+    assert len(small) == len(read_scene(tmp_path / "a.ply")) == record.compressed.gaussians == count
+    assert record.original.gaussians == 1000
+
+
+@pytest.mark.parametrize("name", ["a.ply", "a.spz", "a.splat"])
+def test_a_size_is_never_exceeded_and_nearly_used(scene: SplatScene, views: Cameras, tmp_path: Path, name: str) -> None:
+    write_scene(scene, tmp_path / name)
+    limit = (tmp_path / name).stat().st_size // 3
+    _, record = compress(scene, tmp_path / name, size_bytes=limit, cameras=views)
+    assert 0.97 * limit <= (tmp_path / name).stat().st_size <= limit
+    assert record.compressed.bytes == (tmp_path / name).stat().st_size
+    assert len(record.trials) <= 4
+
+
+def test_a_size_that_everything_fits_keeps_everything(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    kept, record = compress(scene, tmp_path / "a.ply", size_bytes="10MB", cameras=views)
+    assert same(kept, scene) and len(record.trials) == 1
+
+
+def test_a_quality_is_held_by_the_written_file(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    judge = Judge(scene, split_views(views)[1])
+    whole = compress(scene, tmp_path / "whole.spz", cameras=views)[1].quality.mean_psnr
+    target = whole - 6
+    small, record = compress(scene, tmp_path / "a.spz", psnr=target, cameras=views)
+    assert judge.psnr(read_scene(tmp_path / "a.spz")) >= target
+    assert len(small) < 1000
+    failed = [trial.gaussians for trial in record.trials if trial.psnr is not None and trial.psnr < target]
+    assert record.quality.mean_psnr <= target + 0.1 or max(failed) >= 0.96 * len(small) - 1
+
+
+def test_quality_is_that_of_the_file_read_back(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    small, record = compress(scene, tmp_path / "a.spz", keep=0.5, cameras=views)
+    judge = Judge(scene, split_views(views)[1])
+    assert record.quality == judge.quality(read_scene(tmp_path / "a.spz"))
+    assert record.quality_in_memory == judge.quality(small)
+    assert record.quality != record.quality_in_memory
+
+
+def test_views_that_judge_do_not_reach_the_simplification(
+    scene: SplatScene, views: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Cameras] = []
+
+    def watched(scene: SplatScene, count: int, cameras: Cameras, *, progress: object = None) -> SplatScene:
+        seen.append(cameras)
+        return scene.select(torch.arange(count))
+
+    monkeypatch.setattr("compress3d.splats.compress.simplify", watched)
+    compress(scene, keep=0.5, cameras=views)
+    scored, judged = split_views(views)
+    assert torch.equal(seen[0].viewmats, scored.viewmats)
+    assert not any(torch.equal(one, other) for one in seen[0].viewmats for other in judged.viewmats)
+
+
+def test_harmonics_are_dropped_on_request(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    small, record = compress(scene, tmp_path / "a.ply", sh_degree=0, cameras=views)
+    assert small.sh_degree == read_scene(tmp_path / "a.ply").sh_degree == record.compressed.sh_degree == 0
+    assert torch.equal(small.sh0, scene.sh0)
+    assert record.original.sh_degree == 1 and record.quality.mean_psnr < math.inf
+    more, _ = compress(scene, sh_degree=3, cameras=views)
+    assert same(more, scene)
+
+
+def test_the_original_is_left_alone(scene: SplatScene, views: Cameras) -> None:
+    before = {name: tensor.clone() for name, tensor in scene.tensors().items()}
+    compress(scene, keep=0.2, sh_degree=0, cameras=views)
+    assert all(torch.equal(tensor, scene.tensors()[name]) for name, tensor in before.items())
+
+
+def test_the_same_seed_gives_the_same_bytes(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    state = torch.random.get_rng_state()
+    for name in ("a.ply", "b.ply"):
+        compress(scene, tmp_path / name, keep=0.3, cameras=views)
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_record_is_json_and_complete(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    write_scene(scene, tmp_path / "source.ply")
+    _, record = compress(scene, tmp_path / "a.spz", keep=0.5, cameras=views, source=tmp_path / "source.ply")
+    plain = json.loads(json.dumps(to_json(record), allow_nan=False))
+    assert plain["original"]["name"] == "source.ply" and plain["compressed"]["name"] == "a.spz"
+    assert plain["original"]["bytes"] == (tmp_path / "source.ply").stat().st_size
+    assert sum(plain["compressed"]["bytes_by_attribute"].values()) == plain["compressed"]["bytes"]
+    assert len(plain["quality"]["psnr"]) == len(plain["quality"]["ssim"]) == 3
+    assert plain["quality"]["reference"] == "the original's own renders"
+    assert plain["original"]["speed"]["frames_per_second"] > 0
+    assert {"simplify", "write", "judge"} <= set(plain["seconds"])
+    assert plain["machine"]["cores"] >= 1 and plain["versions"]["torch"]
+    assert plain["budget"]["keep"] == 0.5 and plain["options"]["judged_on_views"] == 3
+    assert str(tmp_path) not in json.dumps(plain)
+
+
+def test_unbundled_folders_are_written(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    for output in (tmp_path / "folder", tmp_path / "other" / "meta.json"):
+        _, record = compress(scene, output, keep=0.5, cameras=views)
+        assert len(read_scene(output)) == 500
+        assert record.compressed.name in ("folder", "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "other"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"keep": 0.5, "psnr": 30}, "keep and psnr"),
+        ({"keep": 0}, "at least 1"),
+        ({"keep": 1.5}, "at most 1"),
+        ({"keep": "half"}, "write a share"),
+        ({"size_bytes": 10}, "one Gaussian alone takes"),
+        ({"psnr": 200}, "cannot be held"),
+        ({"psnr": -1}, "above 0"),
+        ({"sh_degree": 4}, "sh_degree must be 0, 1, 2 or 3"),
+    ],
+)
+def test_budgets_that_cannot_be_met_are_refused(
+    scene: SplatScene, views: Cameras, tmp_path: Path, budget: dict[str, float], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        compress(scene, tmp_path / "a.spz", cameras=views, **budget)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_needs_a_format(scene: SplatScene, views: Cameras) -> None:
+    with pytest.raises(ValueError, match="needs an output"):
+        compress(scene, size_bytes=1000, cameras=views)
+
+
+def test_an_unknown_format_is_refused_by_the_name_that_was_given(
+    scene: SplatScene, views: Cameras, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"a\.xyz: not a splat scene") as caught:
+        compress(scene, tmp_path / "a.xyz", keep=0.5, cameras=views)
+    assert str(tmp_path / "a.xyz") in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", ["simplify", "write_scene", "read_scene"])
+def test_an_interruption_leaves_the_old_file_whole(
+    scene: SplatScene, views: Cameras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    (tmp_path / "a.ply").write_bytes(b"old")
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"compress3d.splats.compress.{moment}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(scene, tmp_path / "a.ply", keep=0.5, cameras=views)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+    assert (tmp_path / "a.ply").read_bytes() == b"old"
+
+
+def test_progress_runs_from_0_to_1(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    told: list[float] = []
+    compress(scene, tmp_path / "a.ply", size_bytes=60_000, cameras=views, progress=lambda done, _: told.append(done))
+    assert told[0] == 0.0 and told[-1] == 1.0 and told == sorted(told)
+
+
+def test_a_share_rounds_down_but_leaves_one() -> None:
+    assert Budget(keep=0.5).count(7) == 3
+    assert Budget(keep=0.01).count(7) == 1
+    assert Budget(keep=9).count(7) == 7
+    assert Budget().count(7) == 7
