@@ -55,6 +55,9 @@ class Json:
             value = entries[key] if 0 <= key < len(entries) else None
         return None if value is None else Json(value, self.file, self._below(key))
 
+    def __len__(self) -> int:
+        return len(self._as(list, "an array"))
+
     def __iter__(self) -> Iterator[Json]:
         for index, value in enumerate(self._as(list, "an array")):
             yield Json(value, self.file, self._below(index))

@@ -95,8 +95,11 @@ def read(path: Path, *, axes: str | None = None) -> SplatScene:
     Raises:
         ValueError: the file is not SPZ, is damaged, or its header does not fit its size.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return decode(Path(path).read_bytes(), path, axes=axes)
+
+
+def decode(data: bytes, path: Path, *, axes: str | None = None) -> SplatScene:
+    """The scene in the bytes of an SPZ file, which `path` names in messages; otherwise as `read`."""
     if data[:4] == MAGIC:
         header, arrays, extensions = _unpack_streams(path, data)
     elif data[:2] == b"\x1f\x8b":
