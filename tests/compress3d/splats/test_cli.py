@@ -1,0 +1,203 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.views import sample_views
+from secateur.cli import main
+from tests.compress3d.splats.test_evaluate import scene as ball
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a scene and cameras for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SECATEUR_DEBUG", raising=False)
+    monkeypatch.setattr("compress3d.splats.report._LONGER_SIDE", 80)
+    write_scene(ball(400), tmp_path / "ball.ply")
+    cameras = sample_views(ball(400), 4, 40, 32)
+    (tmp_path / "cameras.json").write_text(json.dumps(cameras.to_json()))
+    return tmp_path
+
+
+def run(line: str) -> int:
+    return main(line.split())
+
+
+def record(capsys: pytest.CaptureFixture[str], line: str) -> dict:
+    capsys.readouterr()
+    assert run(f"{line} --json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("splat info ball.ply") == 0
+    assert "400" in capsys.readouterr().out
+    info = record(capsys, "splat info ball.ply")
+    assert info["file"]["gaussians"] == 400
+    assert info["file"]["bytes"] == (folder / "ball.ply").stat().st_size
+    assert all(low < high for low, high in zip(info["low"], info["high"], strict=True))
+
+
+def test_info_counts_what_cannot_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ball(10)
+    broken.means[3] = float("nan")
+    write_scene(broken, folder / "broken.ply")
+    info = record(capsys, "splat info broken.ply")
+    assert info["file"]["gaussians"] == 10 and sum(info["invalid"].values()) == 1
+
+
+def test_compress_to_a_share(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(capsys, "splat compress ball.ply -o small.spz --keep 25% --cameras cameras.json --report report")
+    assert made["compressed"]["gaussians"] == len(read_scene(folder / "small.spz")) == 100
+    assert made["original"]["name"] == "ball.ply" and made["options"]["judged_on_views"] == 2
+    assert json.loads((folder / "report" / "results.json").read_text()) == made
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "ball.ply" in page and str(folder) not in page
+
+
+def test_compress_to_several_shares_writes_one_file_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "splat compress ball.ply -o small.compressed.ply --keep 50%,100 --cameras cameras.json --report report"
+    assert run(line) == 0
+    assert len(read_scene(folder / "small-50pct.compressed.ply")) == 200
+    assert len(read_scene(folder / "small-100.compressed.ply")) == 100
+    assert not (folder / "small.compressed.ply").exists()
+    assert len(json.loads((folder / "report" / "results.json").read_text())) == 2
+    assert "Quality over size" in (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_compress_to_a_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(capsys, "splat compress ball.ply -o small.ply --size 10kB --cameras cameras.json")
+    assert 9_700 <= made["compressed"]["bytes"] == (folder / "small.ply").stat().st_size <= 10_000
+
+
+def test_compress_to_a_quality(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(capsys, "splat compress ball.ply -o small.spz --psnr 22 --cameras cameras.json")
+    assert made["quality"]["mean_psnr"] >= 22 and made["compressed"]["gaussians"] < 400
+
+
+def test_compress_by_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "recipe.yaml").write_text("keep: 0.5\nsh_degree: 0\ncameras: cameras.json\n")
+    made = record(capsys, "splat compress ball.ply -o small.ply --config recipe.yaml")
+    assert made["compressed"]["gaussians"] == 200
+    (folder / "list.yaml").write_text("keep: [50%, 25%]\ncameras: cameras.json\n")
+    assert run("splat compress ball.ply -o small.ply --config list.yaml") == 0
+    assert len(read_scene(folder / "small-25pct.ply")) == 100
+
+
+def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(capsys, "splat convert ball.ply ball.splat")
+    assert made["converted"]["gaussians"] == 400
+    assert made["converted"]["bytes"] == (folder / "ball.splat").stat().st_size == 400 * 32
+    assert run("splat convert ball.splat again.ply") == 0
+    assert "400" in capsys.readouterr().out
+
+
+def test_render(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("splat render ball.ply -o one.png --width 60 --height 40") == 0
+    image = Image.open(folder / "one.png")
+    assert image.size == (60, 40)
+    assert np.asarray(image)[0, 0].tolist() == [255, 255, 255] and np.asarray(image).std() > 5
+    assert record(capsys, "splat render ball.ply -o turn.webp --orbit 3 --width 24") == [
+        "turn-000.webp",
+        "turn-001.webp",
+        "turn-002.webp",
+    ]
+    assert run("splat render ball.ply -o view.png --camera cameras.json --width 80") == 0
+    assert Image.open(folder / "view-003.png").size == (80, 64)
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scene(ball(400).select(torch.arange(350)), folder / "less.ply")
+    made = record(capsys, "evaluate ball.ply less.ply ball.ply -o report --cameras cameras.json")
+    less, same = made["candidates"]
+    assert less["quality"]["mean_psnr"] > 10 and same["quality"]["mean_psnr"] is None
+    assert same["quality"]["mean_ssim"] == pytest.approx(1)
+    assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "results.json"}
+    assert run("evaluate ball.ply less.ply -o report --cameras cameras.json") == 0
+    assert "less.ply" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("splat info gone.ply", ["gone.ply", "no such file"]),
+        ("splat info cut.ply", ["cut.ply"]),
+        ("splat info cameras.json", ["cameras.json", "not a splat scene"]),
+        ("splat compress gone.ply -o a.ply", ["gone.ply", "no such file"]),
+        ("splat compress ball.ply -o a.ply --keep 25x", ["--keep", "25x"]),
+        ("splat compress ball.ply -o a.ply --keep 0%", ["--keep", "0%"]),
+        ("splat compress ball.ply -o a.ply --keep 25% --size 2MB", ["--keep and --size"]),
+        ("splat compress ball.ply -o a.ply --size 2", ["2 bytes are too few"]),
+        ("splat compress ball.ply -o a.spz --psnr 150 --cameras cameras.json", ["150 dB cannot be held"]),
+        ("splat compress ball.ply -o a.xyz --keep 25%", ["a.xyz", ".sog"]),
+        ("splat compress ball.ply -o a.ksplat --keep 25%", ["a.ksplat", "only read"]),
+        ("splat compress ball.ply -o ball.ply/a.ply --keep 25%", ["ball.ply/a.ply", "not a folder"]),
+        ("splat compress ball.ply -o a.ply --cameras gone.json", ["gone.json", "no such file"]),
+        ("splat compress ball.ply -o a.ply --cameras bad.json", ["bad.json", "viewmats"]),
+        ("splat compress ball.ply -o a.ply --sh-degree 4", ["--sh-degree", "4"]),
+        ("splat convert ball.ply", ["missing: output"]),
+        ("splat render ball.ply -o a.gif", ["a.gif", ".png"]),
+        ("splat render ball.ply -o a.png --orbit 2 --camera cameras.json", ["--camera", "--orbit"]),
+        ("splat render ball.ply -o a.png --orbit 0", ["--orbit", "0"]),
+        ("splat render ball.ply -o a.png --width 0", ["--width", "0"]),
+        ("evaluate ball.ply gone.ply -o report", ["gone.ply", "no such file"]),
+        ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are splat"]),
+    ],
+)
+def test_mistakes_take_one_line_and_write_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: str, words: list[str]
+) -> None:
+    (folder / "cut.ply").write_bytes((folder / "ball.ply").read_bytes()[:-100])
+    (folder / "bad.json").write_text('{"width": 3}')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(line) == 2
+    printed = capsys.readouterr()
+    messages = [text for text in printed.err.splitlines() if text.startswith("secateur: error: ")]
+    assert printed.out == "" and len(messages) == 1 and "Traceback" not in printed.err
+    assert all(word in messages[0] for word in words), messages[0]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_ctrl_c_while_compressing_leaves_nothing(folder: Path) -> None:
+    write_scene(ball(60_000), folder / "large.ply")
+    code = "import sys; from secateur.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = ["splat", "compress", "large.ply", "-o", "out.ply", "--keep", "50%,25%"]
+    process = subprocess.Popen([sys.executable, "-c", code, *line], stderr=subprocess.PIPE, text=True, cwd=folder)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert "rendering" in first
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert messages.splitlines()[-1] == "secateur: interrupted, nothing written"
+    assert "Traceback" not in messages
+    assert sorted(path.name for path in folder.iterdir()) == ["ball.ply", "cameras.json", "large.ply"]
+
+
+def test_an_interruption_between_two_files_names_the_first(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress3d.splats import cli
+
+    def once(*arguments: object, **options: object) -> object:
+        monkeypatch.setattr(cli, "compress", interrupted)
+        return compress(*arguments, **options)  # type: ignore[arg-type]
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        raise KeyboardInterrupt
+
+    compress = cli.compress
+    monkeypatch.setattr(cli, "compress", once)
+    assert run("splat compress ball.ply -o a.ply --keep 50%,25% --cameras cameras.json") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "secateur: interrupted, written before: a-50pct.ply"
+    assert (folder / "a-50pct.ply").exists() and not (folder / "a-25pct.ply").exists()
