@@ -37,6 +37,7 @@ class SceneShape:
 
     Args:
         centre: (3,) float64, the middle of the 2..98 % quantile bounds of the means, weighted by opacity.
+        half_size: (3,) float64, half the size of these bounds, in world units.
         radius: half the diagonal of these bounds, in world units.
         median_radius: opacity-weighted median distance of the means from `middle`.
         middle: (3,) float64, the opacity-weighted median of the means.
@@ -44,6 +45,7 @@ class SceneShape:
     """
 
     centre: np.ndarray
+    half_size: np.ndarray
     radius: float
     median_radius: float
     middle: np.ndarray
@@ -176,7 +178,8 @@ def scene_shape(scene: SplatScene, up: Vector = UP) -> SceneShape:
     distances = np.linalg.norm(means - middle, axis=1)
     median, far = _weighted_quantiles(distances[:, None], weights, (0.5, 0.99))[:, 0]
     inside = far > 4 * max(median, 1e-12) or _is_room(means - middle, weights, median, up)
-    return SceneShape((low + high) / 2, radius, float(median), middle, "inside_out" if inside else "outside_in")
+    layout: Literal["outside_in", "inside_out"] = "inside_out" if inside else "outside_in"
+    return SceneShape((low + high) / 2, (high - low) / 2, radius, float(median), middle, layout)
 
 
 def _visible(scene: SplatScene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -223,8 +226,9 @@ def _is_room(offsets: np.ndarray, weights: np.ndarray, median: float, up: Vector
 def _outside_in(shape: SceneShape, count: int, width: int, height: int, shift: np.ndarray, up: Vector) -> Cameras:
     """A Fibonacci band from 10 degrees below the horizon to 65 above it, at distances that fill the image.
 
-    One view in five comes close (1.0 to 1.5 radii), the others stand at 1.5 to 2.5 radii; each looks at a point near
-    the centre (within 0.15 radii along each axis), with a field of view of 35 to 45 degrees of the shorter side.
+    One view in five comes close (1.0 to 1.5 radii), the others stand at 1.5 to 2.5 radii; each looks at a point in the
+    middle 40 % of the bounds, so that the ends of long objects are seen too, with a field of view of 35 to 45 degrees
+    of the shorter side.
     """
     index = np.arange(count)
     sines = np.sin(np.radians([-10.0, 65.0]))
@@ -233,7 +237,7 @@ def _outside_in(shape: SceneShape, count: int, width: int, height: int, shift: n
     vary = np.mod(shift[1:] + index[:, None] * _R3, 1.0)
     close = index % 5 == 3
     distances = shape.radius * np.where(close, 1.0 + 0.5 * vary[:, 0], 1.5 + vary[:, 0])
-    targets = shape.centre + 0.15 * shape.radius * (2 * vary - 1)
+    targets = shape.centre + 0.4 * shape.half_size * (2 * vary - 1)
     positions = shape.centre + distances[:, None] * _directions(azimuths, elevations, up)
     return Cameras(look_at(positions, targets, up), _intrinsics(35 + 10 * vary[:, 1], width, height), width, height)
 
