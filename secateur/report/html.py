@@ -74,8 +74,7 @@ def _stage(page: Page, scale: int) -> str:
         result=escape(page.results[0].name, quote=True),
         thumbnails=thumbnails,
         stops=stops,
-        half=f"{scale / 2:g}",
-        scale=scale,
+        scale="255" if scale == 255 else f"{scale} or more",
     )
 
 

@@ -51,6 +51,7 @@
     slider.focus({ preventScroll: true, focusVisible: false });
     follow(event);
   });
+  canvas.addEventListener("mousedown", (event) => event.preventDefault());
   canvas.addEventListener("pointermove", (event) => { if (canvas.hasPointerCapture(event.pointerId)) follow(event); });
   slider.addEventListener("input", () => cut(Number(slider.value)));
   cut(50);
