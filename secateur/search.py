@@ -53,34 +53,44 @@ def smallest_holding(
     does not hold, or after `MOST_TRIES`.
 
     Args:
-        measure: count in [1, most] -> what must be at least `target`; it may be infinite at `most`.
+        measure: count in [1, most] -> what must be at least `target`; it may be infinite.
         target: what must be held.
-        most: the largest count, measured first: where it does not hold, nothing does.
-        guess: where to go from there.
+        most: the largest count.
+        guess: where to begin.
         tolerance: share by which the count may be larger than need be.
         excess: by how much the measure may be better than need be.
 
     Returns:
-        a count that was measured and holds, or None where none does.
+        a count that was measured and holds, or None where not even `most` does.
     """
-    tried = {math.log(most): measure(most)}
-    holds, falls = most, 0
-    if tried[math.log(most)] < target:
-        return None
-    while len(tried) < MOST_TRIES and holds - falls > max(1.0, tolerance * holds):
-        if tried[math.log(holds)] <= target + excess:
-            break
+    tried: dict[float, float] = {}
+    holds, falls = most + 1, 0
+    while holds - falls > max(1.0, tolerance * holds):
+        if len(tried) >= MOST_TRIES:
+            if holds <= most:
+                break
+            guess = most
         count = min(max(guess, falls + 1), holds - 1)
-        value = tried[math.log(count)] = measure(count)
+        value = measure(count)
+        if math.isfinite(value):
+            tried[math.log(count)] = value
         if value >= target:
             holds = count
         else:
             falls = count
-        finite = {place: value for place, value in tried.items() if math.isfinite(value)}
-        low, high = math.log(max(falls, holds / 10)), math.log(holds)
-        place = _secant(finite, target + excess / 2) if len(finite) > 1 else high - math.log(3)
-        guess = round(math.exp(min(max(place, low + 0.1 * (high - low)), high - 0.1 * (high - low))))
-    return holds
+        if target <= value <= target + excess:
+            break
+        guess = _nearer(tried, target + excess / 2, falls, holds if holds <= most else None)
+    return holds if holds <= most else None
+
+
+def _nearer(tried: dict[float, float], aim: float, falls: int, holds: int | None) -> int:
+    """The count at which the measure should reach `aim`, a step of 10 at most beyond what was tried."""
+    low = math.log(falls or (holds or 1) / 10)
+    high = math.log(holds or falls * 10)
+    place = _secant(tried, aim) if len(tried) > 1 else low + (high - low) / 2
+    margin = 0.1 * (high - low)
+    return round(math.exp(min(max(place, low + margin), high - margin)))
 
 
 def _secant(tried: dict[int, float] | dict[float, float], aim: float) -> float:

@@ -292,7 +292,9 @@ def _hold_quality(target: float, bench: _Bench, judge: Judge, report: Report) ->
     total = len(bench.scene)
     smallest_holding(measure, target, most=total, guess=max(1, total // 4))
     if best is None:
-        reached = f"all {total} Gaussians reach {bench.trials[0].psnr:.2f} dB in this format"
+        reached = (
+            f"all {total} Gaussians reach {max(trial.psnr or 0.0 for trial in bench.trials):.2f} dB in this format"
+        )
         raise ValueError(f"{target:g} dB cannot be held: {reached}")
     return best
 

@@ -79,14 +79,14 @@ def test_a_lossless_whole_does_not_stop_the_search() -> None:
 
 def test_only_the_whole_may_hold() -> None:
     measure = Counted(lambda count: 99.0 if count == 1000 else 10.0)
-    assert smallest_holding(measure, 50.0, most=1000, guess=250) is not None
-    assert measure.asked[0] == 1000
+    found = smallest_holding(measure, 50.0, most=1000, guess=250)
+    assert found == 1000 and len(measure.asked) <= 11
 
 
 def test_nothing_is_found_where_the_whole_does_not_hold() -> None:
     measure = Counted(curve)
     assert smallest_holding(measure, 60.0, most=10**5, guess=25_000) is None
-    assert measure.asked == [10**5]
+    assert measure.asked[-1] == 10**5
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
