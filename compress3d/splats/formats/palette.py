@@ -35,7 +35,7 @@ def row_palette(
     if len(distinct) <= size:
         return distinct, inverse
     mass = np.bincount(inverse, weights=weights).astype(np.float32)
-    coarse, cells = _coarse_cells(distinct, mass)
+    coarse, cells = _coarse_cells(distinct, mass, max(1, min(len(distinct) // _ROWS_PER_CELL, size // 8)))
     order = np.argsort(cells, kind="stable")
     # Rows of a cell side by side: they look at the same means, which then stay in the processor's cache.
     palette, labels = _kmeans(distinct[order], mass[order], cells[order], coarse, size)
@@ -58,10 +58,9 @@ def distinct_rows(rows: Float32[np.ndarray, "N D"]) -> tuple[Float32[np.ndarray,
 
 
 def _coarse_cells(
-    rows: Float32[np.ndarray, "N D"], mass: Float32[np.ndarray, " N"]
+    rows: Float32[np.ndarray, "N D"], mass: Float32[np.ndarray, " N"], count: int
 ) -> tuple[Float32[np.ndarray, "C D"], Int64[np.ndarray, " N"]]:
-    """Means of C cells of some hundred rows, and the cell of each row."""
-    count = max(1, len(rows) // _ROWS_PER_CELL)
+    """Means of `count` cells, and the cell of each row."""
     random = np.random.default_rng(0)
     picked = np.sort(random.choice(len(rows), min(len(rows), count * _SAMPLES_PER_CELL), replace=False))
     sample = np.ascontiguousarray(rows[picked])

@@ -63,7 +63,8 @@ class SogFiles:
             ValueError: there is none, or it is not JSON.
         """
         name = META if self.path.suffix.lower() != ".json" else self.path.name
-        return Json.parse(self._bytes(name, _MOST_META_BYTES, META), f"{self.path}: {META}")
+        where = f"{self.path}: {META}"
+        return Json.parse(self._bytes(name, _MOST_META_BYTES, where), where)
 
     def texture(self, name: Json, fewest: int, most: int) -> UInt8[np.ndarray, "height width 4"]:
         """The image that an entry of the metadata names, as RGBA; its size is checked before it is decoded.
@@ -106,7 +107,7 @@ class SogFiles:
         except (KeyError, FileNotFoundError, IsADirectoryError) as error:
             raise ValueError(f"{where}: {self.path} has no file {name!r}") from error
         except _BROKEN_ZIP as error:
-            raise ValueError(f"{where}: cannot read {name!r}: {error}") from error
+            raise ValueError(f"{where}: {name!r} is damaged: {str(error)[:100] or 'cut short'}") from error
         if len(data) > limit:
             raise ValueError(f"{where}: {name!r} has more than the {limit} bytes that it could need")
         return data
