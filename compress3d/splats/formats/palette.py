@@ -6,10 +6,15 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 from numba import njit, prange
 
-_ROWS_PER_CELL = 512
+_ROWS_PER_CELL, _MEANS_PER_CELL = 512, 64
+"""At least so many, lest finding a row's cell cost more than what it saves."""
+
 _SAMPLES_PER_CELL = 64
 _CELLS_AROUND = 32
 _NEIGHBOURS = 96
+_FAST = {"reassoc", "contract", "nsz"}
+"""What lets sums be vectorised; `fastmath=True` would also forbid the infinity that searches begin with."""
+
 _COARSE_STEPS, _CELL_STEPS, _GRAPH_STEPS = 6, 3, 6
 
 
@@ -35,7 +40,7 @@ def row_palette(
     if len(distinct) <= size:
         return distinct, inverse
     mass = np.bincount(inverse, weights=weights).astype(np.float32)
-    coarse, cells = _coarse_cells(distinct, mass, max(1, min(len(distinct) // _ROWS_PER_CELL, size // 8)))
+    coarse, cells = _coarse_cells(distinct, mass, max(1, min(len(distinct) // _ROWS_PER_CELL, size // _MEANS_PER_CELL)))
     order = np.argsort(cells, kind="stable")
     # Rows of a cell side by side: they look at the same means, which then stay in the processor's cache.
     palette, labels = _kmeans(distinct[order], mass[order], cells[order], coarse, size)
@@ -47,10 +52,13 @@ def row_palette(
 
 def distinct_rows(rows: Float32[np.ndarray, "N D"]) -> tuple[Float32[np.ndarray, "U D"], Int64[np.ndarray, " N"]]:
     """The distinct rows, and the index of each row's own among them."""
-    words = np.ascontiguousarray(rows + np.float32(0)).view(np.uint32).astype(np.uint64)
+    words = np.ascontiguousarray(rows + np.float32(0)).view(np.uint32)
     factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = np.zeros(len(rows), np.uint64)
+    for column in range(words.shape[1]):
+        hashes += words[:, column] * factors[column]
     # Sorting one hash a row is many times faster than sorting rows; the comparison makes it exact.
-    _, first, inverse = np.unique((words * factors).sum(axis=1), return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     if np.array_equal(rows[first][inverse], rows):
         return rows[first], inverse
     distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
@@ -144,7 +152,7 @@ def _means_around(
     return np.concatenate(lists), np.concatenate([[0], np.cumsum([len(found) for found in lists])])
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@njit(parallel=True, cache=True, fastmath=_FAST)
 def _nearest(rows, palette, candidates, ends, groups):
     """For each row the nearest palette entry, and its squared distance, among candidates[ends[g] : ends[g + 1]]."""
     labels = np.empty(len(rows), np.int64)
@@ -163,7 +171,7 @@ def _nearest(rows, palette, candidates, ends, groups):
     return labels, errors
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@njit(parallel=True, cache=True, fastmath=_FAST)
 def _neighbours(palette, groups, candidates, ends, count):
     """For each palette entry the `count` nearest ones, itself first, among its group's candidates."""
     found = np.empty((len(palette), count), np.int64)
