@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 from numba import njit, prange
+from numpy.typing import NDArray
 
 _ROWS_PER_CELL, _MEANS_PER_CELL = 512, 64
 """At least so many, lest finding a row's cell cost more than what it saves."""
@@ -53,7 +54,8 @@ def row_palette(
 def distinct_rows(rows: Float32[np.ndarray, "N D"]) -> tuple[Float32[np.ndarray, "U D"], Int64[np.ndarray, " N"]]:
     """The distinct rows, and the index of each row's own among them."""
     words = np.ascontiguousarray(rows + np.float32(0)).view(np.uint32)
-    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    factors: NDArray[np.uint64] = np.random.default_rng(0).integers(0, 2**64 - 1, words.shape[1], np.uint64)
+    factors |= np.uint64(1)
     hashes = np.zeros(len(rows), np.uint64)
     for column in range(words.shape[1]):
         hashes += words[:, column] * factors[column]
