@@ -23,6 +23,8 @@ from typing import Any, NoReturn, Protocol
 
 from jsonargparse import ArgumentParser, Namespace
 
+from secateur.interrupts import naming_what_was_written
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         task, options = _parse([argument for argument in arguments if argument != "--debug"])
         as_json = options.pop("json")
-        record = task.run(**options)
+        with naming_what_was_written():
+            record = task.run(**options)
         _print_json(record) if as_json else task.show(record)
         return 0
     except SystemExit as stop:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table
 
 from compress3d.cameras import Cameras
-from compress3d.splats.compress import VIEWS, Compression, compress
-from compress3d.splats.evaluate import RESOLUTION, Evaluation, Judge, Quality, SceneFile, evaluate
+from compress3d.splats.compress import Budget, Compression, Compressor
+from compress3d.splats.evaluate import Evaluation, Quality, SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
 from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.views import orbit, sample_views, split_views
+from compress3d.splats.views import orbit
 from secateur.console import console, progress_bar, stretch
 from secateur.files import replacing_file
-from secateur.quantities import format_bytes, format_decibels, parse_decibels, parse_keep, parse_size
+from secateur.interrupts import naming_what_was_written
+from secateur.quantities import format_bytes, format_decibels
 from secateur.report.record import Steps
 
 _PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -86,26 +85,19 @@ def compress_file(
     budgets = _budgets(keep, size, psnr)
     views = None if cameras is None else Cameras.load(cameras)
     scene = read_scene(file)
-    if views is None:
-        views = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
+    compressor = Compressor(scene, views, sh_degree=sh_degree, seed=seed, source=file)
     outputs = [output if len(budgets) == 1 else _tagged(output, tag) for tag, _ in budgets]
     records: list[Compression] = []
-    try:
-        with progress_bar() as progress:
-            judge = Judge(scene, split_views(views)[1])
-            for index, (target, (_, budget)) in enumerate(zip(outputs, budgets, strict=True)):
-                part = stretch(progress, index / len(budgets), (index + 1) / len(budgets))
-                _, record = compress(
-                    scene, target, **budget, cameras=views, sh_degree=sh_degree, source=file, judge=judge, progress=part
-                )
-                records.append(record)
-            if report is not None:
-                progress(1.0, "drawing the report")
-                decoded = [read_scene(target) for target in outputs]
-                write_compression_report(records, decoded, scene, judge.cameras, report)
-    except KeyboardInterrupt:
-        written = ", ".join(str(target) for target in outputs[: len(records)])
-        raise KeyboardInterrupt(f"written before: {written}" if written else "") from None
+    written: list[Path] = []
+    with naming_what_was_written(written), progress_bar() as progress:
+        for index, (target, (_, budget)) in enumerate(zip(outputs, budgets, strict=True)):
+            part = stretch(progress, index / len(budgets), (index + 1) / len(budgets))
+            records.append(compressor.compress(budget, target, part)[1])
+            written.append(target)
+        if report is not None:
+            progress(1.0, "drawing the report")
+            decoded = [read_scene(target) for target in outputs]
+            write_compression_report(records, decoded, scene, compressor.judge.cameras, report)
     return records[0] if len(records) == 1 else records
 
 
@@ -211,23 +203,22 @@ def show_evaluation(record: Evaluation) -> None:
     console.print(table)
 
 
-def _budgets(keep: str | None, size: str | None, psnr: str | None) -> list[tuple[str, dict[str, Any]]]:
-    """For each budget asked for, a tag for its file's name and the keyword of `compress`; none keeps everything."""
-    kinds: list[tuple[str, str | None, str, str, Callable[[str], Any]]] = [
-        ("--keep", keep, "keep", "", parse_keep),
-        ("--size", size, "size_bytes", "", parse_size),
-        ("--psnr", psnr, "psnr", "dB", parse_decibels),
-    ]
-    given = [kind for kind in kinds if kind[1] is not None]
+def _budgets(keep: str | None, size: str | None, psnr: str | None) -> list[tuple[str, Budget]]:
+    """Each budget asked for, with a tag for its file's name; none keeps everything."""
+    kinds = {"--keep": keep, "--size": size, "--psnr": psnr}
+    given = {flag: texts for flag, texts in kinds.items() if texts is not None}
     if len(given) > 1:
-        raise ValueError(
-            f"a scene is compressed to one kind of budget, not to {' and '.join(kind[0] for kind in given)}"
-        )
-    if not given:
-        return [("", {})]
-    _, texts, keyword, unit, parse = given[0]
-    assert texts is not None
-    return [(re.sub(r"\s", "", text).replace("%", "pct") + unit, {keyword: parse(text)}) for text in texts.split(",")]
+        raise ValueError(f"a scene is compressed to one kind of budget, not to {' and '.join(given)}")
+    return [
+        (_tag(flag, text), Budget.parse(*(text if kind == flag else None for kind in kinds)))
+        for flag, texts in given.items()
+        for text in texts.split(",")
+    ] or [("", Budget())]
+
+
+def _tag(flag: str, text: str) -> str:
+    unit = "dB" if flag == "--psnr" and not text.lower().endswith("db") else ""
+    return re.sub(r"\s", "", text).replace("%", "pct") + unit
 
 
 def _tagged(output: Path, tag: str) -> Path:

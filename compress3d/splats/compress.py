@@ -7,12 +7,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from compress3d.cameras import Cameras
 from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
 from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.rasterize.contributions import Observation, observe
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
 from compress3d.splats.sizes import scene_bytes
@@ -57,6 +59,15 @@ class Budget:
             parse_size(self.size_bytes)
         if self.psnr is not None:
             parse_decibels(self.psnr)
+
+    @classmethod
+    def parse(cls, keep: float | int | str | None, size_bytes: int | str | None, psnr: float | str | None) -> Self:
+        """A budget from amounts as people write them."""
+        return cls(
+            None if keep is None else parse_keep(keep),
+            None if size_bytes is None else parse_size(size_bytes),
+            None if psnr is None else parse_decibels(psnr),
+        )
 
     def count(self, total: int) -> int:
         """Gaussians that `keep` leaves of `total`: a share rounds down, but leaves at least one."""
@@ -116,14 +127,13 @@ def compress(
     sh_degree: int | None = None,
     seed: int = 0,
     source: str | Path | None = None,
-    judge: Judge | None = None,
     progress: Report = silent,
 ) -> tuple[SplatScene, Compression]:
     """Make a scene smaller, and measure what that cost.
 
-    Gaussians are pruned and merged and the rest refitted to exactly the count that the budget leaves. Quality is that
-    of the written file, read back: PSNR and SSIM against the original's own renders, on views that the compression
-    never looked through. Keeping everything changes nothing, bit for bit.
+    Gaussians are merged and the rest refitted to exactly the count that the budget leaves. Quality is that of the
+    written file, read back: PSNR and SSIM against the original's own renders, on views that the compression never
+    looked through. Keeping everything changes nothing, bit for bit.
 
     Args:
         scene: the original; it is not changed.
@@ -135,7 +145,6 @@ def compress(
         sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped.
         seed: of the sampled views.
         source: the file that `scene` was read from: the record names it and counts its bytes.
-        judge: from an earlier call for the same scene and cameras, to save rendering the original again.
         progress: told how far it is.
 
     Returns:
@@ -144,39 +153,72 @@ def compress(
     Raises:
         ValueError: there is more than one budget, or it cannot be met, or the output's name is of no known format.
     """
-    budget = Budget(
-        None if keep is None else parse_keep(keep),
-        None if size_bytes is None else parse_size(size_bytes),
-        None if psnr is None else parse_decibels(psnr),
-    )
-    if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
-        raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
-    if budget.size_bytes is not None and output is None:
-        raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
-    options: dict[str, object] = {
-        "views": "sampled" if cameras is None else "given",
-        "seed": seed,
-        "sh_degree": sh_degree,
-    }
-    if cameras is None:
-        cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
-    score_views, judge_views = split_views(cameras)
-    lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
-    steps = Steps()
-    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-        bench = _Bench(lean, score_views, Path(folder), None if output is None else Path(output), steps)
-        bench.check(budget)
-        progress(0.0, "rendering the original")
-        judge = judge or Judge(scene, judge_views)
-        with steps("render the original"):
-            _ = judge.references
-        best = _meet(budget, bench, judge, stretch(progress, 0.05, 0.9))
-        progress(0.9, "judging")
-        record = _record(budget, bench, best, judge, None if source is None else Path(source), options)
-        if best.path is not None and output is not None:
-            _publish(best.path, Path(output))
-    progress(1.0, "done")
-    return best.scene, record
+    budget = Budget.parse(keep, size_bytes, psnr)
+    path = None if output is None else Path(output)
+    file = None if source is None else Path(source)
+    return Compressor(scene, cameras, sh_degree=sh_degree, seed=seed, source=file).compress(budget, path, progress)
+
+
+class Compressor:
+    """Compresses one scene, to one budget after another, and does once what all of them need.
+
+    Args are those of `compress`.
+    """
+
+    def __init__(
+        self,
+        scene: SplatScene,
+        cameras: Cameras | None = None,
+        *,
+        sh_degree: int | None = None,
+        seed: int = 0,
+        source: Path | None = None,
+    ) -> None:
+        if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
+            raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
+        self.options: dict[str, object] = {
+            "views": "sampled" if cameras is None else "given",
+            "seed": seed,
+            "sh_degree": sh_degree,
+        }
+        if cameras is None:
+            cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
+        self.cameras, judge_views = split_views(cameras)
+        self.judge = Judge(scene, judge_views)
+        self.source = source
+        self.scene = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
+        self._observation: Observation | None = None
+
+    def compress(self, budget: Budget, output: Path | None, report: Report = silent) -> tuple[SplatScene, Compression]:
+        """As `compress`; what an earlier call has done already is not in this one's seconds."""
+        if budget.size_bytes is not None and output is None:
+            raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
+        with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+            bench = _Bench(self, Path(folder), output)
+            bench.check(budget)
+            report(0.0, "rendering the original")
+            with bench.steps("render the original"):
+                _ = self.judge.references
+            best = _meet(budget, bench, stretch(report, 0.05, 0.9))
+            report(0.9, "judging")
+            record = _record(budget, bench, best)
+            if best.path is not None and output is not None:
+                _publish(best.path, output)
+        report(1.0, "done")
+        return best.scene, record
+
+    def simplify(self, count: int, report: Report) -> SplatScene:
+        """The scene at `count` Gaussians; all of them are the scene itself, untouched."""
+        if count == len(self.scene):
+            return self.scene
+        if self._observation is None:
+            views = len(self.cameras)
+            observing = stretch(report, 0.0, 0.3)
+            self._observation = observe(
+                self.judge.original, self.cameras, lambda done: observing(done / views, "observing")
+            )
+            report = stretch(report, 0.3, 1.0)
+        return simplify(self.scene, count, self.cameras, observation=self._observation, progress=report)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,22 +231,21 @@ class _Attempt:
 
 
 class _Bench:
-    """Simplifies a scene to one count after another, writes each and reads it back."""
+    """Where one budget is met: brings the scene to one count after another, writes each and reads it back."""
 
-    def __init__(self, scene: SplatScene, cameras: Cameras, folder: Path, output: Path | None, steps: Steps) -> None:
-        self.scene = scene
-        self.cameras = cameras
+    def __init__(self, compressor: Compressor, folder: Path, output: Path | None) -> None:
+        self.compressor = compressor
+        self.scene = compressor.scene
+        self.judge = compressor.judge
         self.folder = folder
         self.output = output
-        self.steps = steps
+        self.steps = Steps()
         self.trials: list[Trial] = []
 
     def attempt(self, count: int, report: Report) -> _Attempt:
-        """The scene at `count` Gaussians; all of them are the scene itself, untouched."""
-        small = self.scene
-        if count < len(self.scene):
-            with self.steps("simplify"):
-                small = simplify(self.scene, count, self.cameras, progress=report)
+        """The scene at `count` Gaussians, written."""
+        with self.steps("simplify"):
+            small = self.compressor.simplify(count, report)
         with self.steps("write"):
             path = self.write(small)
         return _Attempt(small, path, scene_bytes(path) if path else 0)
@@ -249,12 +290,12 @@ class _Bench:
         return round(len(sample) * size / scene_bytes(path))
 
 
-def _meet(budget: Budget, bench: _Bench, judge: Judge, report: Report) -> _Attempt:
+def _meet(budget: Budget, bench: _Bench, report: Report) -> _Attempt:
     """The attempt that uses the budget best."""
     if budget.size_bytes is not None:
         return _fit_size(budget.size_bytes, bench, report)
     if budget.psnr is not None:
-        return _hold_quality(budget.psnr, bench, judge, report)
+        return _hold_quality(budget.psnr, bench, report)
     return bench.attempt(budget.count(len(bench.scene)), report)
 
 
@@ -277,13 +318,13 @@ def _fit_size(size: int, bench: _Bench, report: Report) -> _Attempt:
     return best
 
 
-def _hold_quality(target: float, bench: _Bench, judge: Judge, report: Report) -> _Attempt:
+def _hold_quality(target: float, bench: _Bench, report: Report) -> _Attempt:
     best: _Attempt | None = None
 
     def measure(count: int) -> float:
         nonlocal best
         attempt = bench.attempt(count, _share(report, bench))
-        decibels = judge.psnr(bench.decoded(attempt))
+        decibels = bench.judge.psnr(bench.decoded(attempt))
         bench.trials.append(Trial(count, attempt.bytes, decibels))
         if decibels >= target:
             best = attempt
@@ -305,16 +346,15 @@ def _share(report: Report, bench: _Bench) -> Report:
     return stretch(report, done, done + 0.4 * (1 - done))
 
 
-def _record(
-    budget: Budget, bench: _Bench, best: _Attempt, judge: Judge, source: Path | None, options: dict[str, object]
-) -> Compression:
+def _record(budget: Budget, bench: _Bench, best: _Attempt) -> Compression:
     """Judge what came out."""
-    decoded = bench.decoded(best)
+    decoded, compressor, judge = bench.decoded(best), bench.compressor, bench.judge
     with bench.steps("judge"):
         quality = judge.quality(decoded)
         in_memory = quality if decoded is best.scene else judge.quality(best.scene)
-        before = _describe(source, judge.original, judge.original_speed)
+        before = _describe(compressor.source, judge.original, judge.original_speed)
         after = _describe(best.path, decoded, judge.speed(decoded))
+    views = {"scored_on_views": len(compressor.cameras), "judged_on_views": len(judge.cameras)}
     return Compression(
         budget=budget,
         original=before,
@@ -325,7 +365,7 @@ def _record(
         seconds=bench.steps.seconds,
         machine=describe_machine(),
         versions=package_versions(*PACKAGES),
-        options=options | {"scored_on_views": len(bench.cameras), "judged_on_views": len(judge.cameras)},
+        options=compressor.options | views,
     )
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from compress3d.splats.compress import Budget, Compressor
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.views import sample_views
 from secateur.cli import main
+from secateur.console import Report
 from tests.compress3d.splats.test_evaluate import scene as ball
 
 
@@ -187,17 +189,16 @@ def test_ctrl_c_while_compressing_leaves_nothing(folder: Path) -> None:
 def test_an_interruption_between_two_files_names_the_first(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress3d.splats import cli
+    compress = Compressor.compress
 
-    def once(*arguments: object, **options: object) -> object:
-        monkeypatch.setattr(cli, "compress", interrupted)
-        return compress(*arguments, **options)  # type: ignore[arg-type]
+    def once(compressor: Compressor, budget: Budget, output: Path, report: Report) -> object:
+        monkeypatch.setattr(Compressor, "compress", interrupted)
+        return compress(compressor, budget, output, report)
 
-    def interrupted(*arguments: object, **options: object) -> object:
+    def interrupted(*arguments: object) -> object:
         raise KeyboardInterrupt
 
-    compress = cli.compress
-    monkeypatch.setattr(cli, "compress", once)
+    monkeypatch.setattr(Compressor, "compress", once)
     assert run("splat compress ball.ply -o a.ply --keep 50%,25% --cameras cameras.json") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "secateur: interrupted, written before: a-50pct.ply"
     assert (folder / "a-50pct.ply").exists() and not (folder / "a-25pct.ply").exists()

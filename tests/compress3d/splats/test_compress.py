@@ -1,10 +1,12 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import compress3d.splats.compress
 from compress3d.cameras import Cameras
 from compress3d.splats.compress import Budget, compress
 from compress3d.splats.evaluate import Judge
@@ -92,10 +94,11 @@ def test_views_that_judge_do_not_reach_the_simplification(
     scene: SplatScene, views: Cameras, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Cameras] = []
+    simplify = compress3d.splats.compress.simplify
 
-    def watched(scene: SplatScene, count: int, cameras: Cameras, *, progress: object = None) -> SplatScene:
+    def watched(scene: SplatScene, count: int, cameras: Cameras, **options: Any) -> SplatScene:
         seen.append(cameras)
-        return scene.select(torch.arange(count))
+        return simplify(scene, count, cameras, **options)
 
     monkeypatch.setattr("compress3d.splats.compress.simplify", watched)
     compress(scene, keep=0.5, cameras=views)

@@ -1,0 +1,33 @@
+"""Ctrl-C, wherever it strikes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def naming_what_was_written(written: Sequence[Path] = ()) -> Iterator[None]:
+    """Let Ctrl-C out as a KeyboardInterrupt that says which files were written before it struck.
+
+    Compiled code that is struck raises a SystemError, with the KeyboardInterrupt as its cause: that becomes one, too.
+
+    Args:
+        written: may grow while the context is open.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemError) as stop:
+        if isinstance(stop, KeyboardInterrupt) and stop.args:
+            raise
+        if not _is_interrupt(stop):
+            raise
+        names = ", ".join(str(path) for path in written)
+        raise KeyboardInterrupt(*([f"written before: {names}"] if names else [])) from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
