@@ -208,8 +208,7 @@ def _visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
     large is often hidden. Extremes are clipped lest a few Gaussians take the whole palette.
     """
     two_largest = np.sort(arrays["scales"], axis=1)[:, 1:].sum(axis=1)
-    with np.errstate(divide="ignore"):
-        logs = (two_largest + np.log(alphas_from_opacities(arrays["opacities"]))) / 2
+    logs = (two_largest + np.log(np.maximum(alphas_from_opacities(arrays["opacities"]), 1 / 512))) / 2
     return np.exp(np.clip(logs - np.median(logs), -7, 7)).astype(np.float32)
 
 

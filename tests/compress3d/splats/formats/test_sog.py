@@ -160,8 +160,11 @@ def test_constant_and_equal_gaussians(tmp_path: Path, make_scene: MakeScene) -> 
         torch.testing.assert_close(back.tensors()[name], scene.tensors()[name], rtol=1e-6, atol=1e-6)
 
 
-def test_opacities_of_0_and_1_stay_finite_and_keep_their_colours(tmp_path: Path, make_scene: MakeScene) -> None:
-    scene = make_scene(40).with_tensors(opacities=torch.tensor([math.inf, -math.inf, 40.0, -40.0] * 10))
+@pytest.mark.parametrize("opacities", [[math.inf, -math.inf, 40.0, -40.0], [-math.inf] * 4])
+def test_opacities_of_0_and_1_stay_finite_and_keep_their_colours(
+    tmp_path: Path, make_scene: MakeScene, opacities: list[float]
+) -> None:
+    scene = make_scene(40, 1).with_tensors(opacities=torch.tensor(opacities * 10))
     sog.write(scene, tmp_path / "scene.sog")
     back = sog.read(tmp_path / "scene.sog")
     assert torch.isfinite(back.opacities).all()
