@@ -264,6 +264,44 @@ def test_zip_bombs(entry):
     refusal(bundle(files | {name: bytes(200 << 20)}), "a.sog")
 
 
+def changed_glb(keys: tuple[str | int, ...], value: object) -> bytes:
+    content = valid("a.glb")
+    length = struct.unpack_from("<I", content, 12)[0]
+    gltf = json.loads(content[20 : 20 + length])
+    target = gltf
+    for key in keys[:-1]:
+        target = target[key]
+    target[keys[-1]] = value
+    text = json.dumps(gltf).encode()
+    text += b" " * (-len(text) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text + content[20 + length :]
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+@pytest.mark.parametrize("value", [None, -1, 6, 10**9, 10**30, 1.5, "5", [5], {}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("accessors", 0, "count"),
+        ("accessors", 0, "byteOffset"),
+        ("accessors", 0, "componentType"),
+        ("accessors", 0, "type"),
+        ("bufferViews", 0, "byteOffset"),
+        ("bufferViews", 0, "byteLength"),
+        ("bufferViews", 0, "buffer"),
+        ("meshes", 0, "primitives", 0, "attributes"),
+        ("meshes", 0, "primitives", 0, "attributes", "POSITION"),
+        ("meshes", 0, "primitives"),
+        ("meshes",),
+        ("accessors",),
+    ],
+)
+def test_gltf_fields_that_lie(keys, value):
+    result = outcome(changed_glb(keys, value), "a.glb")
+    # A default may stand in for null, and a buffer view of more bytes than it needs, or another start, is no lie.
+    assert isinstance(result, str) or value is None or keys[-1] in ("byteOffset", "byteLength", "POSITION")
+
+
 def test_gzip_bombs():
     import gzip
 
