@@ -1,7 +1,7 @@
 """Reduce a scene to an exact number of Gaussians by merging neighbours, cheapest expected image error first.
 
-Selection alone removes light and opens holes; a pair that is merged keeps its mean, covariance, colour and coverage. The
-cost of a merge is what it is expected to do to the pixels that see the pair:
+Selection alone removes light and opens holes; a pair that is merged keeps its mean, covariance, colour and coverage.
+The cost of a merge is what it is expected to do to the pixels that see the pair:
 
     cost(i, j) = m_i m_j / (m_i + m_j) |c_i - c_j|^2  +  kappa_ij (m_i (1 - rho_i) + m_j (1 - rho_j))
 

@@ -30,6 +30,7 @@ from compress3d.splats.rasterize.tiles import PEAK
 from compress3d.splats.scene import SplatScene
 
 _OPACITY_MAX = 0.9995
+_WEIGHT_MIN = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,12 @@ class _ViewModel(NamedTuple):
     pixels: np.ndarray  # (P, 3) what the scene renders
     residuals: np.ndarray  # (P, 3) target minus that
 
+    def push(self, moves: np.ndarray) -> np.ndarray:
+        return _push(*self.entries, self.colors, self.log_peaks, self.pixels, moves)
+
+    def pull(self, residuals: np.ndarray) -> np.ndarray:
+        return _pull(*self.entries, self.colors, self.log_peaks, self.pixels, residuals, nb.get_num_threads())
+
 
 class _Linearised:
     """A scene's first-order model over the listed pixels of all views."""
@@ -175,8 +182,7 @@ class _Linearised:
         none = _Vector(np.zeros((0, 0, 0), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
         for model in self.views:
             moves = _moves(self.means, model.view.position, self.degree, model.order, model.colors, *vector)
-            pushed = _push(*model.entries, model.colors, model.log_peaks, model.pixels, moves, nb.get_num_threads())
-            sums = _pull(*model.entries, model.colors, model.log_peaks, model.pixels, pushed, nb.get_num_threads())
+            sums = model.pull(model.push(moves))
             _spread(self.means, model.view.position, self.degree, model.order, sums, *out, *none)
         return out
 
@@ -203,7 +209,7 @@ def _view_model(
 ) -> _ViewModel:
     _, tiles = project_view(gaussians, view, lens)
     colors = view_colors(gaussians, scene.sh0.numpy(), scene.shN.numpy(), scene.sh_degree, view, tiles.order)
-    entries = list_pixels(tiles, view.width, view.height, lattice, 1e-4)
+    entries = list_pixels(tiles, view.width, view.height, lattice, _WEIGHT_MIN)
     pixels = _composite(*entries, colors)
     listed = tile_pixels(lattice_mask(view.width, view.height, lattice))
     residuals = (tile_pixels(image) - pixels) * listed
@@ -256,7 +262,7 @@ def _through(light, weight):
 
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
-def _push(starts, ranks, weights, colors, log_peaks, pixels, moves, threads):
+def _push(starts, ranks, weights, colors, log_peaks, pixels, moves):
     """J times the moves (M, 5) of each rank's colour, log-opacity and log-size: (P, 3)."""
     out = np.empty_like(pixels)
     for pixel in nb.prange(len(starts) - 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -16,13 +17,14 @@ from compress3d.splats.rasterize.blend import (
     LANES,
     PIXELS,
     STOP_CHECK,
+    add_row,
     any_open,
     open_tile,
     row_bounds,
     row_weights,
     spread,
 )
-from compress3d.splats.rasterize.cpu import Lens, project_view
+from compress3d.splats.rasterize.cpu import Lens, as_array, project_view, view_colors
 from compress3d.splats.rasterize.project import FAST_MATH
 from compress3d.splats.rasterize.rasterization import scene_gaussians, scene_views
 from compress3d.splats.rasterize.tiles import TILE
@@ -50,12 +52,22 @@ class RayContributions:
     transmittance: Float[Tensor, " N"]
 
 
-def ray_contributions(
-    scene: SplatScene, cameras: Cameras, progress: Callable[[int], None] | None = None
-) -> RayContributions:
-    """Gather `RayContributions` in one pass over the views.
+class Observation(NamedTuple):
+    """Renders of a scene (C, H, W, 3) and what each Gaussian contributed to them."""
 
-    Time is that of rendering the views; memory is 20 bytes a tile intersection for one view at a time.
+    images: Float[Tensor, "C H W 3"]
+    contributions: RayContributions
+
+
+def ray_contributions(scene: SplatScene, cameras: Cameras) -> RayContributions:
+    """Gather `RayContributions` in one pass over the views; costs as `observe`."""
+    return observe(scene, cameras).contributions
+
+
+def observe(scene: SplatScene, cameras: Cameras, progress: Callable[[int], None] | None = None) -> Observation:
+    """Render the views on white and gather each Gaussian's contributions in the same walk.
+
+    Time is that of rendering the views; memory is 20 bytes a tile intersection for one view at a time, and the images.
 
     Args:
         scene: on the CPU.
@@ -65,20 +77,28 @@ def ray_contributions(
     count = len(scene)
     totals = np.zeros((4, count), np.float64)
     rays = np.zeros((2, count), np.int64)
+    images = np.empty((len(cameras), cameras.height, cameras.width, 3), np.float32)
     gaussians, lens = scene_gaussians(scene), Lens(antialiased=scene.antialiased)
-    for done, view in enumerate(scene_views(cameras), start=1):
+    sh0, shN, threads = as_array(scene.sh0), as_array(scene.shN), nb.get_num_threads()
+    for index, view in enumerate(scene_views(cameras)):
         _, tiles = project_view(gaussians, view, lens)
-        walked = _walk(tiles.ellipses, tiles.starts, tiles.ranks, view.width, view.height, nb.get_num_threads())
-        _add_view(tiles.order, tiles.ranks, *walked, totals, rays)
+        colors = view_colors(gaussians, sh0, shN, scene.sh_degree, view, tiles.order)
+        walked = _walk(tiles.ellipses, tiles.starts, tiles.ranks, colors, images[index], threads)
+        _add_view(tiles.order, tiles.ranks, walked, totals, rays)
         if progress is not None:
-            progress(done)
+            progress(index + 1)
     sums, maxima, normalised, light = (torch.from_numpy(total.astype(np.float32)) for total in totals)
-    return RayContributions(sums, maxima, torch.from_numpy(rays[0]), torch.from_numpy(rays[1]), normalised, light)
+    statistics = (sums, maxima, torch.from_numpy(rays[0]), torch.from_numpy(rays[1]), normalised, light)
+    return Observation(torch.from_numpy(images), RayContributions(*statistics))
 
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
-def _walk(ellipses, starts, ranks, width, height, threads):
-    """Per tile intersection: sum of w, max of w, sum of T (float32), rays coloured, rays led (int32)."""
+def _walk(ellipses, starts, ranks, colors, image, threads):
+    """Per tile intersection: sum of w, max of w, sum of T (float32), rays coloured, rays led (int32).
+
+    `colors` (M, 3) are composited on white into `image` (H, W, 3).
+    """
+    height, width = image.shape[:2]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     sums, maxima, light = np.zeros((3, len(ranks)), np.float32)
     counts, leads = np.zeros((2, len(ranks)), np.int32)
@@ -88,6 +108,7 @@ def _walk(ellipses, starts, ranks, width, height, threads):
         columns, rows = min(TILE, width - left), min(TILE, height - top)
         transmittances = np.empty(PIXELS, np.float32)
         weights = np.empty(TILE, np.float32)
+        mixed = np.zeros(3 * PIXELS, np.float32)
         best = np.zeros(PIXELS, np.float32)
         leaders = np.full(PIXELS, -1, np.int32)
         open_tile(transmittances, rows, columns)
@@ -107,6 +128,14 @@ def _walk(ellipses, starts, ranks, width, height, threads):
                 maxima[at] = max(maxima[at], most)
                 light[at] += lit
                 counts[at] += hits
+                for channel in range(3):
+                    add_row(mixed, channel * PIXELS + row * TILE, weights, colors[rank, channel])
+        for row in range(rows):
+            for column in range(columns):
+                pixel = row * TILE + column
+                left_over = abs(transmittances[pixel])
+                for channel in range(3):
+                    image[top + row, left + column, channel] = mixed[channel * PIXELS + pixel] + left_over
         for pixel in range(PIXELS):
             if leaders[pixel] >= 0:
                 leads[starts[tile] + leaders[pixel]] += 1
@@ -132,8 +161,9 @@ def _row_statistics(weights, transmittances, best, leaders, start, leader):
 
 
 @nb.njit(cache=True)
-def _add_view(order, ranks, sums, maxima, light, counts, leads, totals, rays):
+def _add_view(order, ranks, walked, totals, rays):
     """Add one view's intersections to the totals (4, N): sum, max, pixel-normalised, light; and rays (2, N)."""
+    sums, maxima, light, counts, leads = walked
     view_sums, view_counts = np.zeros(len(order), np.float64), np.zeros(len(order), np.int64)
     for at in range(len(ranks)):
         rank = ranks[at]

@@ -36,7 +36,7 @@ class PixelLists(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """Every `stride`-th pixel of an image, spread evenly: those where (x + round(0.618 stride) y) % stride == offset."""
+    """Every `stride`-th pixel, spread evenly: those where (x + round(0.618 stride) y) % stride == offset."""
 
     stride: int
     offset: int
