@@ -1,0 +1,87 @@
+"""The file formats: seconds to write and to read, bytes, and what the round trip costs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jobs import in_own_process, thinned, timed
+from settings import Job, Settings, load, quality
+
+from compress3d.splats import read_scene
+from compress3d.splats.bonsai import bonsai
+from compress3d.splats.evaluate import Judge
+from compress3d.splats.formats import write_scene
+from compress3d.splats.formats.axes import PLY_AXES, reframe
+from compress3d.splats.scene import SplatScene
+from compress3d.splats.sizes import scene_bytes
+from secateur.console import Report
+
+FORMATS = ("ply", "compressed.ply", "splat", "spz", "sog", "glb")
+THEIRS = ("ply", "compressed.ply", "spz", "sog", "glb")
+
+HOW = (
+    "All Gaussians of each scene, written, read back, and judged on the held-out views against the scene in memory; "
+    "psnr is null where the round trip changes no pixel. Theirs: splat-transform from the PLY that we wrote, seconds "
+    "of the whole process, its file read by us; its .spz has the axes of the PLY rather than SPZ's, and is turned first."
+)
+
+
+def jobs(settings: Settings) -> dict[str, Job]:
+    """One part a scene, and reading a large PLY."""
+    scenes: dict[str, Job] = {name: partial(_scene, name, settings) for name in settings.scenes}
+    return scenes | {"large ply": partial(_large_ply, settings)}
+
+
+def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    scene, judge = load(name, settings)
+    source = folder / "source.ply"
+    write_scene(scene, source)
+    rows = []
+    for number, suffix in enumerate(FORMATS):
+        report(number / len(FORMATS), f"{name}: .{suffix}")
+        rows.append({"format": suffix} | _ours(scene, folder / f"ours.{suffix}", judge, settings))
+        if suffix in THEIRS:
+            rows += [{"format": suffix} | row for row in _theirs(source, suffix, folder, judge, settings)]
+    return {"how": HOW, "gaussians": len(scene), "sh_degree": scene.sh_degree, "rows": rows}
+
+
+def _ours(scene: SplatScene, path: Path, judge: Judge, settings: Settings) -> dict[str, Any]:
+    # The first write of a format loads its module and its compiled code.
+    write_scene(thinned(scene), path)
+    writing = timed(lambda: write_scene(scene, path), min(settings.repeats, 3))
+    read_scene(path)
+    reading = timed(lambda: read_scene(path), settings.repeats)
+    return {"method": "ours", "write": writing, "read": reading, "bytes": scene_bytes(path)} | quality(
+        judge, read_scene(path)
+    )
+
+
+def _theirs(source: Path, suffix: str, folder: Path, judge: Judge, settings: Settings) -> list[dict[str, Any]]:
+    """One row, or none without splat-transform."""
+    if settings.splat_transform is None:
+        return []
+    path = folder / f"theirs.{suffix}"
+    row: dict[str, Any] = {"method": "splat-transform"}
+    if suffix == "sog" and judge.original.sh_degree:
+        return [row | {"failed": "not tried: see the section on size for SOG with spherical harmonics"}]
+    try:
+        done = settings.splat_transform(source, target=path, limit_seconds=settings.limit_seconds)
+    except TimeoutError as late:
+        return [row | {"failed": str(late)}]
+    times = {"seconds": done.seconds, "own_seconds": done.own_seconds}
+    written = read_scene(path)
+    if suffix == "spz":
+        written = reframe(written, "RUB", PLY_AXES)
+    return [row | times | {"bytes": scene_bytes(path)} | quality(judge, written)]
+
+
+def _large_ply(settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    """Reading 500,000 Gaussians of degree 3 from an uncompressed PLY."""
+    report(0.0, "large PLY: making it")
+    path, count = folder / "large.ply", 5000 if settings.quick else 500_000
+    write_scene(bonsai(count), path)
+    report(0.7, "large PLY: reading it")
+    memory, _, _ = in_own_process("read", path, limit_seconds=settings.limit_seconds)
+    return {"gaussians": count, "sh_degree": 3, "read": timed(lambda: read_scene(path), settings.repeats)} | memory
