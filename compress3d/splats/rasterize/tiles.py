@@ -33,11 +33,36 @@ class TileLists(NamedTuple):
 
 
 @nb.njit(cache=True)
-def depth_order(depths, radii, means2d, peaks):  # pragma: no cover - compiled
+def _is_before(i, j, means2d, conics, peaks):  # pragma: no cover - compiled
+    return (means2d[i, 0], means2d[i, 1], peaks[i], conics[i, 0], conics[i, 1], conics[i, 2]) < (
+        means2d[j, 0], means2d[j, 1], peaks[j], conics[j, 0], conics[j, 1], conics[j, 2],
+    )  # fmt: skip
+
+
+@nb.njit(cache=True)
+def _sort_ties(order, means2d, conics, peaks):  # pragma: no cover - compiled
+    """Heapsort Gaussians of equal depth, in place: all of a wall that faces the camera may be one tie."""
+    count = len(order)
+    for start in range(count // 2 - 1, -count, -1):
+        root, end = max(start, 0), count + min(start, 0)
+        if start < 0:
+            order[0], order[end] = order[end], order[0]
+        while 2 * root + 1 < end:
+            child = 2 * root + 1
+            if child + 1 < end and _is_before(order[child], order[child + 1], means2d, conics, peaks):
+                child += 1
+            if not _is_before(order[root], order[child], means2d, conics, peaks):
+                break
+            order[root], order[child] = order[child], order[root]
+            root = child
+
+
+@nb.njit(cache=True)
+def depth_order(depths, radii, means2d, conics, peaks):  # pragma: no cover - compiled
     """Indices of the visible Gaussians (radius above 0), nearest first; (M,) int32.
 
-    A radix sort on the bits of the positive depth. Equal depths are ordered by screen position and opacity, so that
-    permuting the input does not change the picture.
+    A radix sort on the bits of the positive depth. Equal depths are ordered by screen position, opacity and shape, so
+    that permuting the input does not change the picture (unless two ellipses are one and the same, bit for bit).
     """
     n = depths.shape[0]
     visible = 0
@@ -63,14 +88,11 @@ def depth_order(depths, radii, means2d, peaks):  # pragma: no cover - compiled
             counts[digit] += 1
         keys, other_keys = other_keys, keys
         order, other_order = other_order, order
-    for k in range(1, visible):
-        j = k
-        while j > 0 and keys[j - 1] == keys[j]:
-            a, b = order[j - 1], order[j]
-            if (means2d[a, 0], means2d[a, 1], peaks[a]) <= (means2d[b, 0], means2d[b, 1], peaks[b]):
-                break
-            order[j - 1], order[j] = b, a
-            j -= 1
+    first = 0
+    for k in range(1, visible + 1):
+        if k == visible or keys[k] != keys[first]:
+            _sort_ties(order[first:k], means2d, conics, peaks)
+            first = k
     return order
 
 
@@ -165,7 +187,7 @@ def list_tiles(
     height: int,
 ) -> TileLists:
     """Sort the projected Gaussians of one camera by depth, list them by tile; arguments as `project` returns them."""
-    order = depth_order(depths, radii, means2d, peaks)
+    order = depth_order(depths, radii, means2d, conics, peaks)
     ellipses = pack(order, means2d, conics, peaks)
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     starts, ranks = _count_and_fill(ellipses, tiles_x, tiles_y, nb.get_num_threads())
