@@ -151,7 +151,9 @@ def test_a_batch_of_cameras_is_one_by_one() -> None:
         np.testing.assert_array_equal(images[index].numpy(), image)
         np.testing.assert_array_equal(alphas[index].numpy(), alpha)
         np.testing.assert_array_equal(shared[index].numpy(), rasterize(cloud, camera)[0])
-        assert_shows(image, (book := composite(own, camera)).image(own.features.numpy(), backgrounds[index].numpy()), book)
+        assert_shows(
+            image, (book := composite(own, camera)).image(own.features.numpy(), backgrounds[index].numpy()), book
+        )
 
 
 def test_spherical_harmonics_per_camera_and_for_all() -> None:

@@ -56,7 +56,9 @@ def test_projection_is_gsplats(camera: Pinhole, mode: Any) -> None:
     torch.testing.assert_close(meta["depths"][seen].double(), depths[seen], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(meta["opacities"][seen].double(), peaks[seen], rtol=1e-4, atol=1e-6)
     scale = conics.abs().amax(dim=-1, keepdim=True)
-    torch.testing.assert_close((meta["conics"] / scale)[seen], (conics / scale)[seen], rtol=0, atol=2e-4, check_dtype=False)
+    torch.testing.assert_close(
+        (meta["conics"] / scale)[seen], (conics / scale)[seen], rtol=0, atol=2e-4, check_dtype=False
+    )
     # gsplat's torch reference takes 3.33 standard deviations whatever the opacity: ours are never wider.
     assert bool((meta["radii"] <= radii)[seen].all())
     nearly_solid = seen & (peaks > 0.9)
