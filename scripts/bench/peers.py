@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class SplatTransform:
         return run_process(arguments, limit_seconds)
 
 
+def why(error: Exception) -> str:
+    """The first line of what `SplatTransform` raised: the rest names places on this machine."""
+    return str(error).partition("\n")[0]
+
+
 def run_process(command: Sequence[str], limit_seconds: float) -> Process:
     """Run a program to its end, and measure it alone.
 
@@ -88,7 +94,7 @@ def run_process(command: Sequence[str], limit_seconds: float) -> Process:
         written.seek(0)
         output = written.read().decode(errors="replace")
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed ({process.returncode}):\n{output[-2000:]}")
+        raise RuntimeError(f"failed with status {process.returncode}\n{' '.join(command)}\n{output[-2000:]}")
     return Process(seconds, usage.ru_maxrss * 1024, output)
 
 
@@ -125,6 +131,8 @@ def load_prototype() -> ModuleType:
     specification = importlib.util.spec_from_file_location(copy.stem, copy)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    # numba finds what it cached through the module's name.
+    sys.modules[copy.stem] = module
     specification.loader.exec_module(module)
     return module
 

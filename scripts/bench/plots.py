@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from secateur.files import replacing_file
 
@@ -39,11 +39,13 @@ def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _figure(path: Path, panels: int, title: str) -> Iterator[Panels]:
+def _figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterator[Panels]:
     """Panels side by side, 1600 pixels wide; saved when the context closes."""
     style: Any = {"font.size": 11, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(1, panels, figsize=(10, 3.9), dpi=160, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            1, panels, figsize=(10, 4.1), dpi=160, squeeze=False, sharey=sharey, layout="constrained"
+        )
         figure.suptitle(title, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
         for panel in axes[0]:
             panel.grid(color=GRID, linewidth=0.8)
@@ -51,6 +53,10 @@ def _figure(path: Path, panels: int, title: str) -> Iterator[Panels]:
             panel.spines[["top", "right"]].set_visible(False)
             panel.spines[["left", "bottom"]].set_color("#9aa5b1")
         yield axes[0]
+        lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
+        figure.legend(
+            handles=list(lines.values()), loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10
+        )
         with replacing_file(path) as temporary:
             figure.savefig(temporary, facecolor="white")
         plt.close(figure)
@@ -58,47 +64,45 @@ def _figure(path: Path, panels: int, title: str) -> Iterator[Panels]:
 
 def _psnr_by_share(section: dict[str, Any], path: Path) -> None:
     names = [name for name in SCENES if name in section]
-    with _figure(path, len(names), "PSNR against the original's own renders, on views held out") as panels:
+    with _figure(path, len(names), "PSNR against the original, on held-out views", sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             record = section[name]
             reference = record["reference"]
             figures = reference["+ colour refit"][name]
             drawn = [(share, psnr) for share, psnr in zip(reference["shares"], figures, strict=True) if psnr]
-            _line(panel, drawn, "prototype", PROTOTYPE, dashed=True)
+            _line(panel, drawn, "prototype (quoted)", PROTOTYPE, dashed=True)
             _line(panel, _points(record, "splat-transform", "share"), "splat-transform --decimate", THEIRS)
             ours = _points(record, "ours", "share")
             _line(panel, ours, "secateur", OURS)
             for share, psnr in ours:
-                panel.annotate(
-                    f"{psnr:.1f}", (share, psnr), xytext=(0, 7), textcoords="offset points", ha="center", color=OURS
-                )
+                place: Any = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+                panel.annotate(f"{psnr:.1f}", (share, psnr), color=OURS, **place)
             panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
             panel.set_xlabel("Gaussians kept")
             _ticks(panel, sorted({row["share"] for row in record["rows"]}), lambda share: f"{share:.0%}")
-            panel.margins(x=0.12, y=0.14)
+            panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
-        panels[-1].legend(frameon=False, loc="lower right", fontsize=9.5)
 
 
 def _sog_size(section: dict[str, Any], path: Path) -> None:
     names = [name for name in SCENES if name in section]
-    with _figure(path, len(names), "PSNR of a .sog file by its size, on views held out") as panels:
+    with _figure(path, len(names), "PSNR of a .sog file by its size, on held-out views", sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             record = section[name]
             theirs, ours = _points(record, "splat-transform", "bytes"), _points(record, "ours", "bytes")
             _line(panel, theirs, "splat-transform", THEIRS)
             _line(panel, ours, "secateur", OURS)
-            failed = {row["failed"] for row in record["rows"] if "failed" in row}
+            failed = [row for row in record["rows"] if "failed" in row]
             if failed:
-                note = f"splat-transform: {min(failed)}"
+                smallest = min(failed, key=lambda row: row["share"])
+                note = f"splat-transform {smallest['failed']} at {smallest['share']:.0%}"
                 panel.annotate(note, (0.97, 0.05), xycoords="axes fraction", ha="right", color=THEIRS, fontsize=9)
             panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
             panel.set_xscale("log")
             _ticks(panel, sorted({size for size, _ in ours}), lambda size: f"{size / 1e6:.2g}")
             panel.set_xlabel("file size (MB)")
-            panel.margins(x=0.12, y=0.14)
+            panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
-        panels[-1].legend(frameon=False, loc="upper left", fontsize=9.5)
 
 
 def _rasterizer_growth(section: dict[str, Any], path: Path) -> None:
@@ -119,11 +123,12 @@ def _rasterizer_growth(section: dict[str, Any], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_yscale("log")
             _ticks(panel, sorted(frames), text)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.set_xlabel(label)
             panel.set_title(title, fontsize=11)
         panels[0].set_ylabel("milliseconds a frame")
-        panels[0].legend(frameon=False, loc="upper left", fontsize=9.5)
 
 
 def _points(record: dict[str, Any], method: str, key: str) -> list[tuple[float, float]]:

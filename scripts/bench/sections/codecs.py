@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import in_own_process, thinned, timed
+from peers import why
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
@@ -24,7 +25,7 @@ THEIRS = ("ply", "compressed.ply", "spz", "sog", "glb")
 HOW = (
     "All Gaussians of each scene, written, read back, and judged on the held-out views against the scene in memory; "
     "psnr is null where the round trip changes no pixel. Theirs: splat-transform from the PLY that we wrote, seconds "
-    "of the whole process, its file read by us; its .spz has the axes of the PLY rather than SPZ's, and is turned first."
+    "of the whole process, its file read by us; its .spz has the axes of the PLY rather than SPZ's, and is turned."
 )
 
 
@@ -68,8 +69,8 @@ def _theirs(source: Path, suffix: str, folder: Path, judge: Judge, settings: Set
         return [row | {"failed": "not tried: see the section on size for SOG with spherical harmonics"}]
     try:
         done = settings.splat_transform(source, target=path, limit_seconds=settings.limit_seconds)
-    except TimeoutError as late:
-        return [row | {"failed": str(late)}]
+    except (TimeoutError, RuntimeError) as error:
+        return [row | {"failed": why(error)}]
     times = {"seconds": done.seconds, "own_seconds": done.own_seconds}
     written = read_scene(path)
     if suffix == "spz":

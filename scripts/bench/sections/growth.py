@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import alternate, draw_ours, draw_prototype, scoring_views, simplify_by_step, timed, warm_up
+from jobs import alternate, draw_ours, draw_prototype, scoring_views, simplify_by_step, thinned, timed, warm_up
 from peers import load_prototype
 from settings import Job, Settings
 
@@ -58,6 +58,7 @@ def _count(count: int, settings: Settings, report: Report, folder: Path) -> dict
     if count <= WRITTEN_UP_TO:
         report(0.8, f"{count:,} Gaussians: writing .sog")
         path = folder / "bonsai.sog"
+        write_scene(thinned(scene), path)
         record["sog"] = timed(lambda: write_scene(scene, path), 1) | {"bytes": scene_bytes(path)}
     return record
 

@@ -21,8 +21,9 @@ BASELINE = "playbot"
 
 HOW = (
     "Held-out views, resized. Ours and the prototype take turns, one warm-up each; a repeat is the mean over the "
-    "views. peak_bytes_above: the most memory while one view is drawn, over what the process held with the "
-    "scene loaded and the code warm. Differences are of images clamped to [0, 1], the largest over the channels of a pixel."
+    "views. Ours activates the raw tensors in every frame, the prototype's were before. peak_bytes_above: the most "
+    "memory while one view is drawn, over what the process held with the scene loaded and the code warm. Differences "
+    "are of images clamped to [0, 1], the largest of a pixel's channels."
 )
 
 

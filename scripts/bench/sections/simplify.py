@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import in_own_process, scoring_views, simplify_file, warm_up
+from peers import why
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
@@ -115,8 +116,8 @@ def _theirs(source: Path, share: float, folder: Path, judge: Judge, settings: Se
             done = settings.splat_transform(
                 source, action, f"{share:.0%}", target=target, limit_seconds=settings.limit_seconds
             )
-        except TimeoutError as late:
-            rows.append({"method": method, "failed": str(late)})
+        except (TimeoutError, RuntimeError) as error:
+            rows.append({"method": method, "failed": why(error)})
             continue
         times = {"seconds": done.seconds, "own_seconds": done.own_seconds, "peak_bytes": done.peak_bytes}
         rows.append({"method": method} | times | quality(judge, read_scene(target)))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peers import why
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
@@ -35,12 +36,16 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
     source = folder / "source.ply"
     write_scene(scene, source)
     compressor = Compressor(scene)
-    rows = []
-    # From the smallest, so that a limit that is too short for all leaves the most.
+    rows: list[dict[str, Any]] = []
+    # From the smallest: where it takes them too long, the larger ones would, too.
     shares = settings.shares[::-1]
     for number, share in enumerate(shares):
         report(number / len(shares), f"{name} at {share:.0%}: splat-transform's .sog")
-        theirs = _theirs(source, share, folder, judge, settings)
+        failed = [row["share"] for row in rows if "failed" in row]
+        if failed:
+            theirs = [{"method": "splat-transform", "failed": f"not tried, because of the failure at {failed[0]:.0%}"}]
+        else:
+            theirs = _theirs(source, share, folder, judge, settings)
         rows += [{"share": share} | row for row in theirs]
         limit = theirs[0].get("bytes") if theirs else None
         budget = Budget(size_bytes=limit) if limit else Budget(keep=share)
@@ -70,7 +75,7 @@ def _theirs(source: Path, share: float, folder: Path, judge: Judge, settings: Se
     try:
         first = settings.splat_transform(source, "--decimate", f"{share:.0%}", target=decimated, limit_seconds=limit)
         second = settings.splat_transform(decimated, target=path, limit_seconds=limit)
-    except TimeoutError as late:
-        return [row | {"failed": str(late)}]
+    except (TimeoutError, RuntimeError) as error:
+        return [row | {"failed": why(error)}]
     times = {"seconds": first.seconds + second.seconds, "sog_seconds": second.seconds, "peak_bytes": second.peak_bytes}
     return [row | times | {"bytes": scene_bytes(path)} | quality(judge, read_scene(path))]
