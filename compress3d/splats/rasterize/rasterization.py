@@ -89,6 +89,9 @@ def rasterization(
     ):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    behind = (len(viewmats), colors.shape[-1])
+    if backgrounds is not None and render_mode.startswith("RGB") and tuple(backgrounds.shape) != behind:
+        raise ValueError(f"backgrounds must have shape {behind}, got {tuple(backgrounds.shape)}")
     if means.is_cuda:
         from compress3d.splats.rasterize.cuda import rasterization_cuda
 
