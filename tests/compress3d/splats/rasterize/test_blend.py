@@ -143,7 +143,7 @@ def test_a_batch_of_cameras_is_one_by_one() -> None:
     viewmats, Ks = torch.stack([c.viewmat for c in cameras]), torch.stack([c.K for c in cameras])
     colors = torch.rand(3, 200, 3, generator=torch.Generator().manual_seed(6))
     backgrounds = torch.rand(3, 3, generator=torch.Generator().manual_seed(7))
-    images, alphas, meta = rasterization(*cloud[:4], colors, viewmats, Ks, 37, 25, backgrounds=backgrounds)
+    images, alphas, _ = rasterization(*cloud[:4], colors, viewmats, Ks, 37, 25, backgrounds=backgrounds)
     shared, _, _ = rasterization(*cloud, viewmats, Ks, 37, 25)
     for index, camera in enumerate(cameras):
         own = cloud._replace(features=colors[index])
