@@ -48,16 +48,22 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options; lists are names with commas between."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    results = Path(__file__).resolve().parent / "results" / "splats.json"
     parser.add_argument("--only", type=_names(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--scenes", type=_names(SCENES), default=tuple(SCENES), help=f"of {','.join(SCENES)}")
-    parser.add_argument("--output", type=Path, default=results, help="the JSON to write into")
-    parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", help="folder of the plots")
+    parser.add_argument(
+        "--output", type=Path, help="the JSON to write into (results/splats.json; with --quick under out/)"
+    )
+    parser.add_argument("--images", type=Path, help="folder of the plots (docs/images; with --quick under out/)")
     parser.add_argument("--threads", type=int, default=describe_machine().cores, help="threads to be held to")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds that one process may take")
     parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
     parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    # Figures that mean nothing must not land among those that do.
+    scratch = ROOT / "out" / "bench" if options.quick else None
+    options.output = options.output or (scratch or Path(__file__).resolve().parent / "results") / "splats.json"
+    options.images = options.images or scratch or ROOT / "docs" / "images"
+    return options
 
 
 def measure(sections: tuple[str, ...], settings: Settings, output: Path, threads: int) -> None:
