@@ -153,7 +153,7 @@ class _Cloud(NamedTuple):
         kept = original.select(torch.from_numpy(self.source[~new]))
         quats, scales = decompose(self.covariances[new])
         opacities = np.clip(self.opacities[new], 1e-4, 0.9999)
-        coefficients = torch.from_numpy(self.coefficients[new]).reshape(int(new.sum()), -1, 3)
+        coefficients = torch.from_numpy(self.coefficients[new]).reshape(len(quats), original.shN.shape[1] + 1, 3)
         merged = {
             "means": torch.from_numpy(self.means[new]),
             "quats": torch.from_numpy(quats),
