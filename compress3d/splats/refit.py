@@ -81,10 +81,11 @@ class Refit:
             model = _Linearised.of(current, cameras, images, self.stride, number)
             report(1)
             if model.error > best_error:
-                return best
+                break
             best, best_error = current, model.error
             current = model.moved(current, self._solve(model, report))
-        return current if _error(current, cameras, images) <= _error(best, cameras, images) else best
+        # Each round looked at other pixels: whole images decide.
+        return min(dict.fromkeys((scene, best, current)), key=lambda one: _error(one, cameras, images))
 
     def _solve(self, model: _Linearised, report: Callable[[int], None]) -> _Vector:
         gradient, diagonal = model.gradient()
@@ -173,6 +174,7 @@ class _Linearised:
             sums = _pull(
                 *model.entries, model.colors, model.log_peaks, model.pixels, model.residuals, nb.get_num_threads()
             )
+            sums[:, :3] *= model.colors > 0  # A colour that is clamped at black does not move.
             _spread(self.means, model.view.position, self.degree, model.order, sums, *gradient, *diagonal)
         return gradient, diagonal
 
@@ -183,6 +185,7 @@ class _Linearised:
         for model in self.views:
             moves = _moves(self.means, model.view.position, self.degree, model.order, model.colors, *vector)
             sums = model.pull(model.push(moves))
+            sums[:, :3] *= model.colors > 0  # A colour that is clamped at black does not move.
             _spread(self.means, model.view.position, self.degree, model.order, sums, *out, *none)
         return out
 
