@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -42,14 +42,14 @@ class Refit:
     Args:
         rounds: Gauss-Newton steps; a step that does not lower the error is taken back.
         iterations: conjugate-gradient iterations in each.
-        stride: one pixel in so many is looked at, others in each round.
+        stride: one row of pixels in so many is looked at, others in each round.
         damping_sh0, damping_shN, damping_opacity, damping_scale: Levenberg-Marquardt damping, relative to the
             diagonal of the normal equations.
     """
 
-    rounds: int = 2
-    iterations: int = 8
-    stride: int = 3
+    rounds: int = 3
+    iterations: int = 4
+    stride: int = 4
     damping_sh0: float = 0.02
     damping_shN: float = 0.3
     damping_opacity: float = 0.05
@@ -142,11 +142,9 @@ class _ViewModel(NamedTuple):
     pixels: np.ndarray  # (P, 3) what the scene renders
     residuals: np.ndarray  # (P, 3) target minus that
 
-    def push(self, moves: np.ndarray) -> np.ndarray:
-        return _push(*self.entries, self.colors, self.log_peaks, self.pixels, moves)
-
-    def pull(self, residuals: np.ndarray) -> np.ndarray:
-        return _pull(*self.entries, self.colors, self.log_peaks, self.pixels, residuals, nb.get_num_threads())
+    def lists(self, argument: np.ndarray) -> tuple[Any, ...]:
+        """What `_pull` and `_pull_pushed` take."""
+        return (*self.entries, self.colors, self.log_peaks, self.pixels, argument, nb.get_num_threads())
 
 
 class _Linearised:
@@ -171,9 +169,7 @@ class _Linearised:
         count, terms, _ = self.shape
         gradient, diagonal = self._zeros(), _Vector(np.zeros((count, terms, 1), np.float32), *self._zeros()[1:])
         for model in self.views:
-            sums = _pull(
-                *model.entries, model.colors, model.log_peaks, model.pixels, model.residuals, nb.get_num_threads()
-            )
+            sums = _pull(*model.lists(model.residuals))
             sums[:, :3] *= model.colors > 0  # A colour that is clamped at black does not move.
             _spread(self.means, model.view.position, self.degree, model.order, sums, *gradient, *diagonal)
         return gradient, diagonal
@@ -184,7 +180,7 @@ class _Linearised:
         none = _Vector(np.zeros((0, 0, 0), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
         for model in self.views:
             moves = _moves(self.means, model.view.position, self.degree, model.order, model.colors, *vector)
-            sums = model.pull(model.push(moves))
+            sums = _pull_pushed(*model.lists(moves))
             sums[:, :3] *= model.colors > 0  # A colour that is clamped at black does not move.
             _spread(self.means, model.view.position, self.degree, model.order, sums, *out, *none)
         return out
@@ -258,55 +254,56 @@ def _composite(starts, ranks, weights, colors):
 
 
 @nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
-def _through(light, weight):
-    """alpha / (1 - alpha) of a Gaussian that takes `weight` of `light`, and ln of alpha."""
-    alpha = weight / light
-    return alpha / max(np.float32(1e-3), np.float32(1.0) - alpha), math.log(alpha)
+def _log(x):
+    """ln x within 0.002 for positive x: exponent plus a parabola through the mantissa; a slope needs no more."""
+    bits = np.float32(x).view(np.int32)
+    exponent = np.float32((bits >> 23) - 127)
+    mantissa = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - np.float32(1.0)
+    return np.float32(0.6931472) * (exponent + mantissa * (np.float32(1.3465) - np.float32(0.3465) * mantissa))
 
 
-@nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
-def _push(starts, ranks, weights, colors, log_peaks, pixels, moves):
-    """J times the moves (M, 5) of each rank's colour, log-opacity and log-size: (P, 3)."""
-    out = np.empty_like(pixels)
-    for pixel in nb.prange(len(starts) - 1):
-        red, green, blue = pixels[pixel, 0], pixels[pixel, 1], pixels[pixel, 2]
-        to_red, to_green, to_blue, light = np.float32(0), np.float32(0), np.float32(0), np.float32(1)
-        for entry in range(starts[pixel], starts[pixel + 1]):
-            weight, rank = weights[entry], ranks[entry]
-            odds, log_alpha = _through(light, weight)
-            light -= weight
-            own_red, own_green, own_blue = weight * colors[rank, 0], weight * colors[rank, 1], weight * colors[rank, 2]
-            red, green, blue = red - own_red, green - own_green, blue - own_blue
-            grow = moves[rank, 3] + np.float32(2.0) * max(np.float32(0.0), log_peaks[rank] - log_alpha) * moves[rank, 4]
-            to_red += weight * moves[rank, 0] + (own_red - red * odds) * grow
-            to_green += weight * moves[rank, 1] + (own_green - green * odds) * grow
-            to_blue += weight * moves[rank, 2] + (own_blue - blue * odds) * grow
-        out[pixel, 0], out[pixel, 1], out[pixel, 2] = to_red, to_green, to_blue
-    return out
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def _slopes(starts, ranks, weights, colors, log_peaks, pixels, pixel, slopes):
+    """Fill `slopes` (entries of the pixel, 4): d pixel / d log alpha by channel, d log alpha / d log size."""
+    red, green, blue, light = pixels[pixel, 0], pixels[pixel, 1], pixels[pixel, 2], np.float32(1.0)
+    for entry in range(starts[pixel], starts[pixel + 1]):
+        weight, rank = weights[entry], ranks[entry]
+        alpha = weight / light
+        light -= weight
+        odds = alpha / max(np.float32(1e-3), np.float32(1.0) - alpha)
+        own_red, own_green, own_blue = weight * colors[rank, 0], weight * colors[rank, 1], weight * colors[rank, 2]
+        red, green, blue = red - own_red, green - own_green, blue - own_blue
+        at = entry - starts[pixel]
+        slopes[at, 0], slopes[at, 1], slopes[at, 2] = (
+            own_red - red * odds,
+            own_green - green * odds,
+            own_blue - blue * odds,
+        )
+        slopes[at, 3] = np.float32(2.0) * max(np.float32(0.0), log_peaks[rank] - _log(alpha))
+
+
+@nb.njit(cache=True)
+def _longest(starts):
+    """Entries of the pixel that has most."""
+    longest = np.int64(0)
+    for pixel in range(len(starts) - 1):
+        longest = max(longest, starts[pixel + 1] - starts[pixel])
+    return longest
 
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
 def _pull(starts, ranks, weights, colors, log_peaks, pixels, residuals, threads):
-    """J^T residuals by rank, and the diagonal of J^T J: (M, 8) red, green, blue, opacity, size; colour^2, ..., ..."""
-    count = len(starts) - 1
+    """(M, 8) by rank: J^T residuals (red, green, blue, opacity, size), the diagonal of J^T J (colour, opacity, size)."""
+    count, longest = len(starts) - 1, _longest(starts)
     parts = np.zeros((threads, len(colors), 8), np.float32)
     for part in nb.prange(threads):
-        sums = parts[part]
+        sums, slopes = parts[part], np.empty((longest, 4), np.float32)
         for pixel in range(count * part // threads, count * (part + 1) // threads):
-            red, green, blue, light = pixels[pixel, 0], pixels[pixel, 1], pixels[pixel, 2], np.float32(1)
+            _slopes(starts, ranks, weights, colors, log_peaks, pixels, pixel, slopes)
             by_red, by_green, by_blue = residuals[pixel, 0], residuals[pixel, 1], residuals[pixel, 2]
             for entry in range(starts[pixel], starts[pixel + 1]):
-                weight, rank = weights[entry], ranks[entry]
-                odds, log_alpha = _through(light, weight)
-                light -= weight
-                own_red, own_green, own_blue = (
-                    weight * colors[rank, 0],
-                    weight * colors[rank, 1],
-                    weight * colors[rank, 2],
-                )
-                red, green, blue = red - own_red, green - own_green, blue - own_blue
-                d_red, d_green, d_blue = own_red - red * odds, own_green - green * odds, own_blue - blue * odds
-                grow = np.float32(2.0) * max(np.float32(0.0), log_peaks[rank] - log_alpha)
+                weight, rank, at = weights[entry], ranks[entry], entry - starts[pixel]
+                d_red, d_green, d_blue, grow = slopes[at, 0], slopes[at, 1], slopes[at, 2], slopes[at, 3]
                 slope = d_red * by_red + d_green * by_green + d_blue * by_blue
                 square = d_red * d_red + d_green * d_green + d_blue * d_blue
                 sums[rank, 0] += weight * by_red
@@ -317,9 +314,44 @@ def _pull(starts, ranks, weights, colors, log_peaks, pixels, residuals, threads)
                 sums[rank, 5] += weight * weight
                 sums[rank, 6] += square
                 sums[rank, 7] += grow * grow * square
+    return _total(parts)
+
+
+@nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
+def _pull_pushed(starts, ranks, weights, colors, log_peaks, pixels, moves, threads):
+    """J^T J times the moves (M, 5) of each rank's colour, log-opacity and log-size: (M, 5)."""
+    count, longest = len(starts) - 1, _longest(starts)
+    parts = np.zeros((threads, len(colors), 5), np.float32)
+    for part in nb.prange(threads):
+        sums, slopes = parts[part], np.empty((longest, 4), np.float32)
+        for pixel in range(count * part // threads, count * (part + 1) // threads):
+            _slopes(starts, ranks, weights, colors, log_peaks, pixels, pixel, slopes)
+            red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            for entry in range(starts[pixel], starts[pixel + 1]):
+                weight, rank, at = weights[entry], ranks[entry], entry - starts[pixel]
+                swell = moves[rank, 3] + slopes[at, 3] * moves[rank, 4]
+                red += weight * moves[rank, 0] + slopes[at, 0] * swell
+                green += weight * moves[rank, 1] + slopes[at, 1] * swell
+                blue += weight * moves[rank, 2] + slopes[at, 2] * swell
+            for entry in range(starts[pixel], starts[pixel + 1]):
+                weight, rank, at = weights[entry], ranks[entry], entry - starts[pixel]
+                slope = slopes[at, 0] * red + slopes[at, 1] * green + slopes[at, 2] * blue
+                sums[rank, 0] += weight * red
+                sums[rank, 1] += weight * green
+                sums[rank, 2] += weight * blue
+                sums[rank, 3] += slope
+                sums[rank, 4] += slopes[at, 3] * slope
+    return _total(parts)
+
+
+@nb.njit(parallel=True, cache=True)
+def _total(parts):
+    """Sum over the first axis."""
     total = parts[0]
-    for part in range(1, threads):
-        total += parts[part]
+    for row in nb.prange(total.shape[0]):
+        for part in range(1, parts.shape[0]):
+            for column in range(total.shape[1]):
+                total[row, column] += parts[part, row, column]
     return total
 
 
@@ -348,8 +380,6 @@ def _spread(means, camera, degree, order, sums, coefficients, opacities, sizes, 
     diagonal = len(opacity_squares) > 0
     for rank in nb.prange(len(order)):
         i = order[rank]
-        if sums[rank, 5] <= 0:
-            continue
         basis = _basis(means, i, camera, degree)
         for k in range(terms):
             for channel in range(3):

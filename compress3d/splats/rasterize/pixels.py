@@ -1,4 +1,4 @@
-"""Pixel lists: which Gaussians colour each pixel of a lattice and with what weight, front to back."""
+"""Pixel lists: which Gaussians colour each pixel of some rows and with what weight, front to back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PixelLists(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """Every `stride`-th pixel, spread evenly: those where (x + round(0.618 stride) y) % stride == offset."""
+    """Every `stride`-th row of an image, from row `offset` on: a walk skips the others as a whole."""
 
     stride: int
     offset: int
@@ -62,8 +62,9 @@ def list_pixels(tiles: TileLists, width: int, height: int, lattice: Lattice, wei
 
 def lattice_mask(width: int, height: int, lattice: Lattice) -> np.ndarray:
     """(height, width, 1) float32, 1 on the lattice."""
-    along = np.arange(width) + _slope(lattice.stride) * np.arange(height)[:, None]
-    return (along % lattice.stride == lattice.offset).astype(np.float32)[..., None]
+    mask = np.zeros((height, width, 1), np.float32)
+    mask[lattice.offset :: lattice.stride] = 1.0
+    return mask
 
 
 def tile_pixels(image: np.ndarray) -> np.ndarray:
@@ -76,18 +77,13 @@ def tile_pixels(image: np.ndarray) -> np.ndarray:
     return blocks.reshape(-1, channels)
 
 
-@nb.njit(cache=True)
-def _slope(stride):
-    return round(0.6180339887 * stride)
-
-
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
 def _walk(
     ellipses, order, starts, ranks, width, height, stride, offset, threads, floor, offsets, out_ranks, out_weights
 ):
     """Count the entries of each pixel; where `offsets` are given, write the entries instead."""
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
-    filling, slope = len(offsets) > 0, _slope(stride)
+    filling = len(offsets) > 0
     counts = np.zeros(0 if filling else tiles_x * tiles_y * PIXELS, np.int32)
     for task in nb.prange(tiles_x * tiles_y):
         tile = spread(np.int64(task), tiles_x * tiles_y, threads)
@@ -100,16 +96,14 @@ def _walk(
             for pixel in range(PIXELS):
                 cursors[pixel] = offsets[tile * PIXELS + pixel]
         open_tile(transmittances, rows, columns)
-        for pixel in range(PIXELS):
-            if (left + pixel % TILE + slope * (top + pixel // TILE)) % stride != offset:
-                transmittances[pixel] = -1.0
         x = np.float32(left) + np.float32(0.5)
         for at in range(starts[tile], starts[tile + 1]):
             if (at - starts[tile]) % STOP_CHECK == STOP_CHECK - 1 and not any_open(transmittances):
                 break
             rank = ranks[at]
             first, last = row_bounds(ellipses, rank, np.float32(top), rows)
-            for row in range(first, last):
+            first += (offset - top - first) % stride
+            for row in range(first, last, stride):
                 y = np.float32(top + row) + np.float32(0.5)
                 row_weights(ellipses, rank, x, y, transmittances, row * TILE, weights)
                 if filling:
