@@ -293,7 +293,7 @@ def _longest(starts):
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
 def _pull(starts, ranks, weights, colors, log_peaks, pixels, residuals, threads):
-    """(M, 8) by rank: J^T residuals (red, green, blue, opacity, size), the diagonal of J^T J (colour, opacity, size)."""
+    """(M, 8) by rank: J^T residuals (colour, opacity, size), then the diagonal of J^T J (colour, opacity, size)."""
     count, longest = len(starts) - 1, _longest(starts)
     parts = np.zeros((threads, len(colors), 8), np.float32)
     for part in nb.prange(threads):
