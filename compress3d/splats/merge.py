@@ -88,8 +88,9 @@ class Merge:
         quota = min(size - count, max(1, int(size * self.share)))
         k = min(self.neighbours, size - 1)
         tree = cKDTree(cloud.means, balanced_tree=False, compact_nodes=False)
-        neighbours = tree.query(cloud.means, k=k + 1, workers=-1)[1].astype(np.int32)
-        edges = _edges(neighbours)
+        distances, indices = tree.query(cloud.means, k=k + 1, workers=-1)
+        neighbours = indices.astype(np.int32)
+        edges = np.concatenate([_edges(neighbours), _chains(cloud.means, distances[:, -1] == 0)])
         colors = np.ascontiguousarray(cloud.coefficients[:, :3]) * np.float32(_C0)
         contrasts = np.float32(self.contrast) + np.float32(self.local_contrast) * _local_variance(colors, neighbours)
         costs = _edge_costs(edges, cloud.means, cloud.covariances, colors, cloud.masses, cloud.pixels, contrasts)
@@ -226,6 +227,14 @@ def _edges(neighbours):
             edges[count, 0], edges[count, 1] = i, j
             count += 1
     return edges[:count]
+
+
+def _chains(means: np.ndarray, heaped: np.ndarray) -> np.ndarray:
+    """(E, 2) edges through each heap of Gaussians at one place, which all may have the same few for neighbours."""
+    rows = np.flatnonzero(heaped).astype(np.int32)
+    rows = rows[np.lexsort(means[rows].T)]
+    same = (means[rows[1:]] == means[rows[:-1]]).all(axis=1)
+    return np.stack([rows[:-1][same], rows[1:][same]], axis=1)
 
 
 @nb.njit(parallel=True, cache=True)
