@@ -90,6 +90,14 @@ def test_every_count_of_a_small_scene() -> None:
         assert_sound(Merge(neighbours=3)(scene, count, masses_of(17), CAMERAS), count)
 
 
+@pytest.mark.parametrize("make", [duplicates, identical])
+def test_heaps_halve_in_a_few_rounds(make) -> None:
+    """Everything at one place has the same few neighbours; merging those alone would take hundreds of rounds."""
+    left: list[int] = []
+    assert_sound(Merge(share=0.5)(make(2000), 100, masses_of(2000), CAMERAS, left.append), 100)
+    assert len(left) < 20
+
+
 @pytest.mark.parametrize("masses", [np.zeros(40), np.eye(1, 40)[0] * 1e6, np.full(40, 1e-30)])
 def test_masses_may_be_nothing(masses: np.ndarray) -> None:
     for count in (1, 7, 39):
