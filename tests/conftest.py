@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SPLAT_TRANSFORM_PACKAGE = "@playcanvas/splat-transform@3.7.0"
+from scripts.bench.peers import find_splat_transform
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +36,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def splat_transform() -> Callable[[Path, Path], None]:
     """`convert(source, target, *flags)` through PlayCanvas's splat-transform."""
-    command = _find_splat_transform()
+    try:
+        command = find_splat_transform().command
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
     def convert(source: Path, target: Path, *flags: str) -> None:
         arguments = [*command, "-q", "-w", "-g", "cpu", *flags, str(source), str(target)]
@@ -46,27 +47,3 @@ def splat_transform() -> Callable[[Path, Path], None]:
         assert done.returncode == 0, f"splat-transform failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
     return convert
-
-
-def _find_splat_transform() -> list[str]:
-    if "SPLAT_TRANSFORM" in os.environ:
-        return [os.environ["SPLAT_TRANSFORM"]]
-    if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("splat-transform needs node and npm, which are not installed")
-    if _runs(["npx", "--no-install", SPLAT_TRANSFORM_PACKAGE, "--version"]):
-        return ["npx", "--no-install", SPLAT_TRANSFORM_PACKAGE]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur" / "splat-transform"
-    installed = home / "node_modules" / ".bin" / "splat-transform"
-    if not _runs([str(installed), "--version"]):
-        home.mkdir(parents=True, exist_ok=True)
-        _runs(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), SPLAT_TRANSFORM_PACKAGE])
-    if not _runs([str(installed), "--version"]):
-        pytest.skip(f"npm could not install {SPLAT_TRANSFORM_PACKAGE}; set SPLAT_TRANSFORM to its executable")
-    return [str(installed)]
-
-
-def _runs(command: list[str]) -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, timeout=180).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
