@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from compress3d.cameras import Cameras
 from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.rasterize.contributions import Observation, observe
+from compress3d.splats.refit import Refit
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
 from compress3d.splats.sizes import scene_bytes
@@ -26,10 +27,11 @@ from secateur.quantities import parse_decibels, parse_keep, parse_size
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.search import largest_within, smallest_holding
 
-VIEWS = 32
+VIEWS = 64
 """Views that are sampled when no cameras are given: half to score with, half held out to judge with."""
 
 _SAMPLE = 20_000
+_SAME_VIEW = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,10 @@ def compress(
         keep: share ("25%", 0.25) or count (50_000, "50k") of the Gaussians to keep.
         size_bytes: size that the file must not exceed (2_000_000, "2MB"); it comes within 3 % of it.
         psnr: dB that the written file must hold; the smallest count that does is searched for.
-        cameras: views of the scene, at least two: every second one is held out to judge with. None: sampled by shape.
-        sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped.
+        cameras: views of the scene, at least two: every second one is held out to judge with; where the others are few,
+            sampled views join them, because a refit to few views fits no other. None: all are sampled by shape.
+        sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped; where there were any, what is
+            left is refitted.
         seed: of the sampled views.
         source: the file that `scene` was read from: the record names it and counts its bytes.
         progress: told how far it is.
@@ -176,14 +180,11 @@ class Compressor:
     ) -> None:
         if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
             raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
-        self.options: dict[str, object] = {
-            "views": "sampled" if cameras is None else "given",
-            "seed": seed,
-            "sh_degree": sh_degree,
-        }
+        self.options: dict[str, object] = {"seed": seed, "sh_degree": sh_degree, "views_given": len(cameras or ())}
         if cameras is None:
             cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
-        self.cameras, judge_views = split_views(cameras)
+        score_views, judge_views = split_views(cameras)
+        self.cameras = _topped_up(score_views, judge_views, scene, seed)
         self.judge = Judge(scene, judge_views)
         self.source = source
         self.scene = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
@@ -208,16 +209,17 @@ class Compressor:
         return best.scene, record
 
     def simplify(self, count: int, report: Report) -> SplatScene:
-        """The scene at `count` Gaussians; all of them are the scene itself, untouched."""
-        if count == len(self.scene):
+        """The scene at `count` Gaussians, refitted to the original; all of them, whole, are the scene itself."""
+        original = self.judge.original
+        if count == len(original) and self.scene.sh_degree == original.sh_degree:
             return self.scene
         if self._observation is None:
-            views = len(self.cameras)
-            observing = stretch(report, 0.0, 0.3)
-            self._observation = observe(
-                self.judge.original, self.cameras, lambda done: observing(done / views, "observing")
-            )
+            observing, views = stretch(report, 0.0, 0.3), len(self.cameras)
+            self._observation = observe(original, self.cameras, lambda done: observing(done / views, "observe"))
             report = stretch(report, 0.3, 1.0)
+        if count == len(original):
+            images = self._observation.images.numpy()
+            return Refit()(self.scene, self.cameras, images, lambda done: report(done, "refit"))
         return simplify(self.scene, count, self.cameras, observation=self._observation, progress=report)
 
 
@@ -288,6 +290,18 @@ class _Bench:
         path = self.write(sample)
         assert path is not None
         return round(len(sample) * size / scene_bytes(path))
+
+
+def _topped_up(score_views: Cameras, judge_views: Cameras, scene: SplatScene, seed: int) -> Cameras:
+    """`score_views`, and sampled ones up to half of `VIEWS`; none of them is a view to judge with."""
+    missing = VIEWS // 2 - len(score_views)
+    if missing <= 0:
+        return score_views
+    sampled = sample_views(scene, missing, score_views.width, score_views.height, seed=seed + 1)
+    distances = (sampled.viewmats[:, None] - judge_views.viewmats).abs().amax(dim=(2, 3)).amin(dim=1)
+    other = sampled[distances > _SAME_VIEW]
+    viewmats, Ks = torch.cat([score_views.viewmats, other.viewmats]), torch.cat([score_views.Ks, other.Ks])
+    return replace(score_views, viewmats=viewmats, Ks=Ks)
 
 
 def _meet(budget: Budget, bench: _Bench, report: Report) -> _Attempt:

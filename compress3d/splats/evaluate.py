@@ -203,7 +203,7 @@ def evaluate(
     with steps("read"):
         original = read_scene(reference)
         scenes = [read_scene(path) for path in candidates]
-    options: dict[str, object] = {"views": "sampled" if cameras is None else "given", "seed": seed}
+    options: dict[str, object] = {"seed": seed, "views_given": len(cameras or ())}
     if cameras is None:
         cameras = sample_views(original, views, RESOLUTION, RESOLUTION, seed=seed)
     options["judged_on_views"] = len(cameras)
