@@ -27,7 +27,7 @@ from secateur.quantities import parse_decibels, parse_keep, parse_size
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.search import largest_within, smallest_holding
 
-VIEWS = 64
+VIEWS = 48
 """Views that are sampled when no cameras are given: half to score with, half held out to judge with."""
 
 _SAMPLE = 20_000

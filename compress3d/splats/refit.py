@@ -42,14 +42,14 @@ class Refit:
     Args:
         rounds: Gauss-Newton steps; a step that does not lower the error is taken back.
         iterations: conjugate-gradient iterations in each.
-        stride: one row of pixels in so many is looked at, others in each round.
+        entries: about so many pixel-list entries are looked at: one row of pixels in two or more, others each round.
         damping_sh0, damping_shN, damping_opacity, damping_scale: Levenberg-Marquardt damping, relative to the
             diagonal of the normal equations.
     """
 
     rounds: int = 3
     iterations: int = 4
-    stride: int = 4
+    entries: int = 20_000_000
     damping_sh0: float = 0.02
     damping_shN: float = 0.3
     damping_opacity: float = 0.05
@@ -71,14 +71,14 @@ class Refit:
             progress: called with the share done, 0 to 1.
         """
         best, best_error, steps = scene, math.inf, self.rounds * (self.iterations + 2)
-        current = scene
+        current, stride = scene, self._stride(scene, cameras)
         for number in range(self.rounds):
 
             def report(step: int, number: int = number) -> None:
                 if progress is not None:
                     progress((number * (self.iterations + 2) + step) / steps)
 
-            model = _Linearised.of(current, cameras, images, self.stride, number)
+            model = _Linearised.of(current, cameras, images, stride, number)
             report(1)
             if model.error > best_error:
                 break
@@ -86,6 +86,16 @@ class Refit:
             current = model.moved(current, self._solve(model, report))
         # Each round looked at other pixels: whole images decide.
         return min(dict.fromkeys((scene, best, current)), key=lambda one: _error(one, cameras, images))
+
+    def _stride(self, scene: SplatScene, cameras: Cameras) -> int:
+        """Every how many rows of pixels are looked at, by the entries of two views."""
+        gaussians, lens, entries = scene_gaussians(scene), Lens(antialiased=scene.antialiased), 0
+        probes = [cameras[0], cameras[len(cameras) // 2]]
+        for probe in probes:
+            view = scene_views(probe)[0]
+            _, tiles = project_view(gaussians, view, lens)
+            entries += 8 * len(list_pixels(tiles, view.width, view.height, Lattice(8, 4), _WEIGHT_MIN).ranks)
+        return max(2, math.ceil(entries * len(cameras) / len(probes) / self.entries))
 
     def _solve(self, model: _Linearised, report: Callable[[int], None]) -> _Vector:
         gradient, diagonal = model.gradient()

@@ -227,7 +227,7 @@ def test_the_error_never_rises(seed: int, black: bool) -> None:
         start.sh0[::2] -= 3.0
     random = torch.Generator().manual_seed(seed)
     for images in (render(scene, cameras), torch.rand(3, 30, 40, 3, generator=random), render(start, cameras)):
-        for refit in (Refit(), Refit(rounds=1), Refit(rounds=3, iterations=3, stride=5, damping_scale=1e-6)):
+        for refit in (Refit(), Refit(rounds=1), Refit(rounds=3, iterations=3, entries=20_000, damping_scale=1e-6)):
             fitted = refit(start, cameras, images.numpy())
             for name, tensor in fitted.tensors().items():
                 assert bool(torch.isfinite(tensor).all()), name
