@@ -13,8 +13,8 @@ def largest_within(
 ) -> int | None:
     """The largest count whose measure is at most `limit`, for a measure that grows about in proportion to the count.
 
-    Stops at a count whose measure is within `tolerance` of the limit, or when no count is left between the largest that
-    fits and the smallest that does not, or after `MOST_TRIES` with one that fits.
+    Stops at a count whose measure is within `tolerance` of the limit; or, where the measure jumps over that, within a
+    hundredth of the smallest count that does not fit; or after `MOST_TRIES` with one that fits.
 
     Args:
         measure: count in [1, most] -> what must not exceed `limit`.
@@ -29,7 +29,8 @@ def largest_within(
     aim = limit * (1.0 - tolerance / 2)
     tried: dict[int, float] = {}
     fits, over = 0, most + 1
-    while over - fits > 1 and (len(tried) < MOST_TRIES or not fits):
+    while over - fits > max(1, over // 100 if fits else 0) and (len(tried) < MOST_TRIES or not fits):
+        gap = over - fits
         count = min(max(guess, fits + 1), over - 1)
         tried[count] = measure(count)
         if tried[count] <= limit:
@@ -38,9 +39,9 @@ def largest_within(
             over = count
         if tried.get(fits, 0.0) >= limit * (1.0 - tolerance):
             break
-        margin = (over - fits) // 20
-        low, high = (fits + margin if fits else 1), (over - margin if over <= most else most)
-        guess = min(max(round(_secant(tried, aim)), low), high)
+        guess = round(_secant(tried, aim))
+        if fits and over <= most and len(tried) > 3 and 2 * (over - fits) > gap:
+            guess = (fits + over) // 2
     return fits or None
 
 

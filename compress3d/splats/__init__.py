@@ -1,6 +1,7 @@
 """Gaussian-splat scenes: read, compress, render and measure them."""
 
-from compress3d.splats.compress import Budget, Compression, Compressor, compress
+from compress3d.splats.budget import Budget
+from compress3d.splats.compress import Compression, Compressor, compress
 from compress3d.splats.evaluate import Evaluation, evaluate
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.rasterize import rasterization, render

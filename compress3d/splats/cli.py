@@ -10,7 +10,8 @@ import torch
 from rich.table import Table
 
 from compress3d.cameras import Cameras
-from compress3d.splats.compress import Budget, Compression, Compressor
+from compress3d.splats.budget import Budget
+from compress3d.splats.compress import Compression, Compressor
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, read_scene, write_scene
 from compress3d.splats.rasterize import render_each

@@ -2,91 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 
 from compress3d.cameras import Cameras
+from compress3d.splats.budget import Budget
 from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
-from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.rasterize.contributions import Observation, observe
 from compress3d.splats.refit import Refit
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
-from compress3d.splats.sizes import scene_bytes
+from compress3d.splats.trials import Attempt, Bench, Trial, meet
 from compress3d.splats.views import sample_views, split_views
 from secateur.console import Report, silent, stretch
 from secateur.files import replacing_file, replacing_folder
 from secateur.metrics.speed import Speed
-from secateur.quantities import parse_decibels, parse_keep, parse_size
-from secateur.report.record import Machine, Steps, describe_machine, package_versions
-from secateur.search import largest_within, smallest_holding
+from secateur.report.record import Machine, describe_machine, package_versions
 
 VIEWS = 48
 """Views that are sampled when no cameras are given: half to score with, half held out to judge with."""
 
-_SAMPLE = 20_000
 _SAME_VIEW = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be left of a scene; at most one of the three, none of them keeps everything.
-
-    Args:
-        keep: share of the Gaussians (a float in (0, 1]) or their count (an int).
-        size_bytes: bytes that the file may have.
-        psnr: dB that the file must hold against the original's own renders, on views held out from the compression.
-
-    Raises:
-        ValueError: more than one is given, or one is out of range.
-    """
-
-    keep: float | int | None = None
-    size_bytes: int | None = None
-    psnr: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("keep", "size_bytes", "psnr") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"a scene is compressed to one budget, got {' and '.join(given)}")
-        if self.keep is not None:
-            parse_keep(self.keep)
-        if self.size_bytes is not None:
-            parse_size(self.size_bytes)
-        if self.psnr is not None:
-            parse_decibels(self.psnr)
-
-    @classmethod
-    def parse(cls, keep: float | int | str | None, size_bytes: int | str | None, psnr: float | str | None) -> Self:
-        """A budget from amounts as people write them."""
-        return cls(
-            None if keep is None else parse_keep(keep),
-            None if size_bytes is None else parse_size(size_bytes),
-            None if psnr is None else parse_decibels(psnr),
-        )
-
-    def count(self, total: int) -> int:
-        """Gaussians that `keep` leaves of `total`: a share rounds down, but leaves at least one."""
-        if self.keep is None:
-            return total
-        if isinstance(self.keep, int):
-            return min(self.keep, total)
-        return max(1, int(total * self.keep))
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A count that a search tried, the bytes of its file, and its PSNR in dB where that was looked at."""
-
-    gaussians: int
-    bytes: int
-    psnr: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +135,14 @@ class Compressor:
         if budget.size_bytes is not None and output is None:
             raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
         with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-            bench = _Bench(self, Path(folder), output)
-            bench.check(budget)
+            bench = Bench(self.scene, self.simplify, self.judge, budget, Path(folder), output)
+            bench.check()
             report(0.0, "rendering the original")
             with bench.steps("render the original"):
                 _ = self.judge.references
-            best = _meet(budget, bench, stretch(report, 0.05, 0.9))
+            best = meet(bench, stretch(report, 0.05, 0.9))
             report(0.9, "judging")
-            record = _record(budget, bench, best)
+            record = self._record(bench, best)
             if best.path is not None and output is not None:
                 _publish(best.path, output)
         report(1.0, "done")
@@ -222,74 +162,27 @@ class Compressor:
             return Refit()(self.scene, self.cameras, images, lambda done: report(done, "refit"))
         return simplify(self.scene, count, self.cameras, observation=self._observation, progress=report)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Attempt:
-    """A scene at one count, and the file that holds it."""
-
-    scene: SplatScene
-    path: Path | None
-    bytes: int
-
-
-class _Bench:
-    """Where one budget is met: brings the scene to one count after another, writes each and reads it back."""
-
-    def __init__(self, compressor: Compressor, folder: Path, output: Path | None) -> None:
-        self.compressor = compressor
-        self.scene = compressor.scene
-        self.judge = compressor.judge
-        self.folder = folder
-        self.output = output
-        self.steps = Steps()
-        self.trials: list[Trial] = []
-
-    def attempt(self, count: int, report: Report) -> _Attempt:
-        """The scene at `count` Gaussians, written."""
-        with self.steps("simplify"):
-            small = self.compressor.simplify(count, report)
-        with self.steps("write"):
-            path = self.write(small)
-        return _Attempt(small, path, scene_bytes(path) if path else 0)
-
-    def write(self, scene: SplatScene) -> Path | None:
-        """Write `scene` in the output's format, into a folder of its own; None when there is no output."""
-        if self.output is None:
-            return None
-        path = Path(tempfile.mkdtemp(dir=self.folder)) / self.output.name
-        if path.name == "meta.json":
-            path = path.parent / self.output.resolve().parent.name / path.name
-        try:
-            write_scene(scene, path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), str(self.output))) from error
-        return path
-
-    def decoded(self, attempt: _Attempt) -> SplatScene:
-        """What a reader of the attempt's file gets."""
-        if attempt.path is None:
-            return attempt.scene
-        with self.steps("read back"):
-            return read_scene(attempt.path)
-
-    def check(self, budget: Budget) -> None:
-        """Raise an error where the output can never be written, before the long work begins."""
-        if self.output is None:
-            return
-        path = self.write(self.scene.select(torch.tensor([0])))
-        smallest = scene_bytes(path) if path else 0
-        if budget.size_bytes is not None and smallest > budget.size_bytes:
-            raise ValueError(f"{budget.size_bytes} bytes are too few: one Gaussian alone takes {smallest}")
-        folder = next(parent for parent in self.output.resolve().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"{self.output}: {folder} is not a folder that can be written to")
-
-    def count_of_bytes(self, size: int) -> int:
-        """About how many Gaussians `size` bytes hold, from writing a sample of them."""
-        sample = self.scene.select(torch.arange(0, len(self.scene), max(1, len(self.scene) // _SAMPLE)))
-        path = self.write(sample)
-        assert path is not None
-        return round(len(sample) * size / scene_bytes(path))
+    def _record(self, bench: Bench, best: Attempt) -> Compression:
+        """Judge what came out."""
+        decoded, judge = bench.decoded(best), self.judge
+        with bench.steps("judge"):
+            quality = judge.quality(decoded)
+            in_memory = quality if decoded is best.scene else judge.quality(best.scene)
+            before = _describe(self.source, judge.original, judge.original_speed)
+            after = _describe(best.path, decoded, judge.speed(decoded))
+        views = {"scored_on_views": len(self.cameras), "judged_on_views": len(judge.cameras)}
+        return Compression(
+            budget=bench.budget,
+            original=before,
+            compressed=after,
+            quality=quality,
+            quality_in_memory=in_memory,
+            trials=tuple(bench.trials),
+            seconds=bench.steps.seconds,
+            machine=describe_machine(),
+            versions=package_versions(*PACKAGES),
+            options=self.options | views | bench.writer_options(len(best.scene)),
+        )
 
 
 def _topped_up(score_views: Cameras, judge_views: Cameras, scene: SplatScene, seed: int) -> Cameras:
@@ -302,85 +195,6 @@ def _topped_up(score_views: Cameras, judge_views: Cameras, scene: SplatScene, se
     other = sampled[distances > _SAME_VIEW]
     viewmats, Ks = torch.cat([score_views.viewmats, other.viewmats]), torch.cat([score_views.Ks, other.Ks])
     return replace(score_views, viewmats=viewmats, Ks=Ks)
-
-
-def _meet(budget: Budget, bench: _Bench, report: Report) -> _Attempt:
-    """The attempt that uses the budget best."""
-    if budget.size_bytes is not None:
-        return _fit_size(budget.size_bytes, bench, report)
-    if budget.psnr is not None:
-        return _hold_quality(budget.psnr, bench, report)
-    return bench.attempt(budget.count(len(bench.scene)), report)
-
-
-def _fit_size(size: int, bench: _Bench, report: Report) -> _Attempt:
-    best: _Attempt | None = None
-
-    def measure(count: int) -> float:
-        nonlocal best
-        attempt = bench.attempt(count, _share(report, bench))
-        bench.trials.append(Trial(count, attempt.bytes, None))
-        if attempt.bytes <= size:
-            best = attempt
-        return attempt.bytes
-
-    largest_within(measure, size, most=len(bench.scene), guess=bench.count_of_bytes(size))
-    if best is None:
-        raise ValueError(
-            f"{size} bytes are too few: {bench.trials[-1].gaussians} Gaussians take {bench.trials[-1].bytes}"
-        )
-    return best
-
-
-def _hold_quality(target: float, bench: _Bench, report: Report) -> _Attempt:
-    best: _Attempt | None = None
-
-    def measure(count: int) -> float:
-        nonlocal best
-        attempt = bench.attempt(count, _share(report, bench))
-        decibels = bench.judge.psnr(bench.decoded(attempt))
-        bench.trials.append(Trial(count, attempt.bytes, decibels))
-        if decibels >= target:
-            best = attempt
-        return decibels
-
-    total = len(bench.scene)
-    smallest_holding(measure, target, most=total, guess=max(1, total // 4))
-    if best is None:
-        reached = (
-            f"all {total} Gaussians reach {max(trial.psnr or 0.0 for trial in bench.trials):.2f} dB in this format"
-        )
-        raise ValueError(f"{target:g} dB cannot be held: {reached}")
-    return best
-
-
-def _share(report: Report, bench: _Bench) -> Report:
-    """The stretch of the progress that the next trial gets, when nobody knows how many there will be."""
-    done = 1 - 0.6 ** len(bench.trials)
-    return stretch(report, done, done + 0.4 * (1 - done))
-
-
-def _record(budget: Budget, bench: _Bench, best: _Attempt) -> Compression:
-    """Judge what came out."""
-    decoded, compressor, judge = bench.decoded(best), bench.compressor, bench.judge
-    with bench.steps("judge"):
-        quality = judge.quality(decoded)
-        in_memory = quality if decoded is best.scene else judge.quality(best.scene)
-        before = _describe(compressor.source, judge.original, judge.original_speed)
-        after = _describe(best.path, decoded, judge.speed(decoded))
-    views = {"scored_on_views": len(compressor.cameras), "judged_on_views": len(judge.cameras)}
-    return Compression(
-        budget=budget,
-        original=before,
-        compressed=after,
-        quality=quality,
-        quality_in_memory=in_memory,
-        trials=tuple(bench.trials),
-        seconds=bench.steps.seconds,
-        machine=describe_machine(),
-        versions=package_versions(*PACKAGES),
-        options=compressor.options | views,
-    )
 
 
 def _describe(path: Path | None, scene: SplatScene, speed: Speed) -> SceneFile:

