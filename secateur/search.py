@@ -11,7 +11,7 @@ MOST_TRIES = 10
 def largest_within(
     measure: Callable[[int], float], limit: float, most: int, guess: int, tolerance: float = 0.03
 ) -> int | None:
-    """The largest count whose measure is at most `limit`, for a measure that grows about in proportion to the count.
+    """The largest count whose measure is at most `limit`, for a measure that grows about as a power of the count.
 
     Stops at a count whose measure is within `tolerance` of the limit; or, where the measure jumps over that, within a
     hundredth of the smallest count that does not fit; or after `MOST_TRIES` with one that fits.
@@ -27,19 +27,20 @@ def largest_within(
         a count that was measured and fits, or None where not even 1 does.
     """
     aim = limit * (1.0 - tolerance / 2)
-    tried: dict[int, float] = {}
-    fits, over = 0, most + 1
+    tried: dict[float, float] = {}
+    fits, over, used = 0, most + 1, 0.0
     while over - fits > max(1, over // 100 if fits else 0) and (len(tried) < MOST_TRIES or not fits):
         gap = over - fits
         count = min(max(guess, fits + 1), over - 1)
-        tried[count] = measure(count)
-        if tried[count] <= limit:
-            fits = count
+        value = measure(count)
+        tried[math.log(count)] = math.log(value)
+        if value <= limit:
+            fits, used = count, value
         else:
             over = count
-        if tried.get(fits, 0.0) >= limit * (1.0 - tolerance):
+        if used >= limit * (1.0 - tolerance):
             break
-        guess = round(_secant(tried, aim))
+        guess = round(math.exp(min(_secant(tried, math.log(aim)), math.log(most))))
         if fits and over <= most and len(tried) > 3 and 2 * (over - fits) > gap:
             guess = (fits + over) // 2
     return fits or None
@@ -94,8 +95,8 @@ def _nearer(tried: dict[float, float], aim: float, falls: int, holds: int | None
     return round(math.exp(min(max(place, low + margin), high - margin)))
 
 
-def _secant(tried: dict[int, float] | dict[float, float], aim: float) -> float:
-    """Where a line through the two tries nearest to `aim` reaches it; with one try, a line through the origin."""
-    (x1, y1), (x0, y0) = (*sorted(tried.items(), key=lambda pair: abs(pair[1] - aim))[:2], (0.0, 0.0))[:2]
-    slope = (y1 - y0) / (x1 - x0)
-    return x1 + (aim - y1) / slope if slope > 0 else x1 * aim / y1
+def _secant(tried: dict[float, float], aim: float) -> float:
+    """Where a line through the two tries nearest to `aim` reaches it; with one try, or without a rise, slope 1."""
+    (x1, y1), (x0, y0) = (sorted(tried.items(), key=lambda pair: abs(pair[1] - aim))[:2] * 2)[:2]
+    slope = (y1 - y0) / (x1 - x0) if x1 != x0 else 1.0
+    return x1 + (aim - y1) / (slope if slope > 0 else 1.0)

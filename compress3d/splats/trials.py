@@ -123,7 +123,7 @@ class Bench:
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ValueError(f"{self.output}: {folder} is not a folder that can be written to")
 
-    def count_of_bytes(self, size: int) -> int:
+    def count_of_bytes(self, size: float) -> int:
         """About how many Gaussians `size` bytes hold, from writing a sample of them."""
         sample = self.scene.select(torch.arange(0, len(self.scene), max(1, len(self.scene) // _SAMPLE)))
         path = self.write(sample)
@@ -152,7 +152,7 @@ def _fit_size(size: int, bench: Bench, report: Report) -> Attempt:
             best = attempt
         return attempt.bytes
 
-    largest_within(measure, size, most=len(bench.scene), guess=bench.count_of_bytes(size))
+    largest_within(measure, size, most=len(bench.scene), guess=bench.count_of_bytes(0.985 * size))
     if best is None:
         fewest = bench.trials[-1]
         raise ValueError(f"{size} bytes are too few: {fewest.gaussians} Gaussians take {fewest.bytes}")

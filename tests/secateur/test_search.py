@@ -34,10 +34,10 @@ def test_sizes_are_met_closely_in_few_tries(most: int, share: float, overhead: i
     assert found is not None and found in measure.asked
     assert measure.measure(found) <= limit
     close = measure.measure(found) >= 0.97 * limit or found == most or measure.measure(found + found // 99 + 1) > limit
-    assert close and len(measure.asked) <= 5
+    assert close and len(measure.asked) <= 7
 
 
-@given(st.floats(0.8, 1.2), st.integers(1000, 10**6), st.floats(0.05, 0.9))
+@given(st.floats(0.7, 1.3), st.integers(1000, 10**6), st.floats(0.05, 0.9))
 def test_sizes_that_do_not_grow_in_proportion_are_met(power: float, most: int, share: float) -> None:
     measure = Counted(lambda count: 1000 + 20 * count**power)
     limit = measure.measure(max(2, int(most * share)))
@@ -45,6 +45,11 @@ def test_sizes_that_do_not_grow_in_proportion_are_met(power: float, most: int, s
     assert found is not None
     assert 0.97 * limit <= measure.measure(found) <= limit
     assert len(measure.asked) <= 6
+
+
+def test_a_measure_that_hardly_grows_is_no_trap() -> None:
+    measure = Counted(lambda count: 1000 + 1e-3 * count)
+    assert largest_within(measure, 1000.5, 10**6, guess=10) is not None
 
 
 def test_a_jump_over_the_limit_is_closed_in_on() -> None:
