@@ -47,7 +47,7 @@ class Refit:
             diagonal of the normal equations.
     """
 
-    rounds: int = 3
+    rounds: int = 2
     iterations: int = 4
     entries: int = 20_000_000
     damping_sh0: float = 0.02
@@ -225,7 +225,7 @@ def _view_model(
     return _ViewModel(view, tiles.order, np.log(tiles.ellipses[:, PEAK]), entries, colors, pixels, residuals)
 
 
-def _error(scene: SplatScene, cameras: Cameras, images: np.ndarray, views: int = 4) -> float:
+def _error(scene: SplatScene, cameras: Cameras, images: np.ndarray, views: int = 3) -> float:
     """Mean squared error over a few whole views."""
     gaussians, lens = scene_gaussians(scene), Lens(antialiased=scene.antialiased)
     total = 0.0
