@@ -14,6 +14,7 @@ from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compressor
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.views import sample_views
+from scripts.compress_splat import main as compress_splat
 from secateur.cli import main
 from secateur.console import Report
 from tests.compress3d.splats.test_evaluate import scene as ball
@@ -117,6 +118,19 @@ def test_render(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert run("splat render ball.ply -o view.png --camera cameras.json --width 80") == 0
     assert Image.open(folder / "view-003.png").size == (80, 64)
+
+
+def test_the_script_does_as_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compress_splat(folder / "ball.ply", folder / "small.spz", "25%")
+    assert len(read_scene(folder / "small.spz")) == 100
+    assert "400 -> 100" in capsys.readouterr().out
+
+
+def test_options_can_be_printed_as_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("splat compress ball.ply -o a.ply --keep 50%,25% --sh-degree 1 --print-config") == 0
+    (folder / "recipe.yaml").write_text(capsys.readouterr().out)
+    assert run("splat compress --config recipe.yaml") == 0
+    assert len(read_scene(folder / "a-25pct.ply")) == 100
 
 
 def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
