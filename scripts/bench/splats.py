@@ -100,7 +100,7 @@ def _measured(job: Job, report: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         record = job(report, Path(folder))
     conditions = {
         "machine": describe_machine(),
-        "versions": package_versions(*PACKAGES, "scipy", "faiss-cpu", "plyfile", "zstandard"),
+        "versions": package_versions(*PACKAGES, "scipy", "plyfile", "zstandard"),
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": time.perf_counter() - start,
         "load_average_before": load,
