@@ -25,6 +25,7 @@ from compress3d.splats.formats.quantization import (
     to_levels,
 )
 from compress3d.splats.formats.sanitize import require_valid
+from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest, restore_largest
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from secateur.files import replacing_file
 
@@ -34,9 +35,6 @@ _LARGEST_SH = 4.0
 _BOUNDED = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "r", "g", "b")
 _PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 _VECTOR_BITS, _COLOR_BITS, _ROTATION_BITS = (11, 10, 11), (8, 8, 8, 8), (2, 10, 10, 10)
-
-_OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""Row m: the components of (w, x, y, z) that are stored when component m is the largest."""
 
 
 def matches(path: Path, head: bytes) -> bool:
@@ -181,22 +179,15 @@ def _pack(shares: NDArray[np.floating[Any]], bits: tuple[int, ...]) -> NDArray[n
 
 
 def _unpack_quats(packed: NDArray[np.uint32]) -> NDArray[np.float32]:
-    others = (_unpack(packed, _ROTATION_BITS)[:, 1:] - 0.5) * np.float32(np.sqrt(2))
-    largest = packed >> 30
-    quats = np.empty((len(packed), 4), np.float32)
-    np.put_along_axis(quats, _OTHERS[largest], others, axis=1)
-    rest = np.sqrt(np.maximum(0, 1 - np.square(others).sum(axis=1)))
-    np.put_along_axis(quats, largest[:, None].astype(np.int64), rest[:, None], axis=1)
-    return quats
+    shares = _unpack(packed, _ROTATION_BITS)[:, 1:]
+    return restore_largest((shares - np.float32(0.5)) * np.float32(2 * LARGEST_OTHER), packed >> 30)
 
 
 def _pack_quats(quats: NDArray[np.float32]) -> NDArray[np.uint32]:
-    quats = quats / np.linalg.norm(quats, axis=1, keepdims=True)
-    largest = np.abs(quats).argmax(axis=1)
-    signs = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1, 1)
-    others = np.take_along_axis(quats * signs, _OTHERS[largest], axis=1)
+    others, largest = leave_out_largest(quats)
     # Component 0 to 3 of two bits is that third of their range.
-    return _pack(np.concatenate([largest[:, None] / 3, others / np.sqrt(2) + 0.5], axis=1), _ROTATION_BITS)
+    shares = [largest[:, None] / 3, others / (2 * LARGEST_OTHER) + 0.5]
+    return _pack(np.concatenate(shares, axis=1), _ROTATION_BITS)
 
 
 def _bytes_of_sh(shN: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -26,10 +26,10 @@ from compress3d.splats.formats.morton import morton_order
 from compress3d.splats.formats.palette import row_palette
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
 from compress3d.splats.formats.sanitize import require_valid
+from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest
 from compress3d.splats.formats.sog_files import META, SogFiles
 from compress3d.splats.formats.sog_textures import (
     FIRST_TAG,
-    OTHERS,
     decode_means,
     decode_quats,
     gaussian_texels,
@@ -192,12 +192,8 @@ def _encode_means(
 
 
 def _encode_quats(quats: Float32[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
-    unit = quats / np.linalg.norm(quats, axis=1, keepdims=True)
-    left_out = np.abs(unit).argmax(axis=1)
-    rows = np.arange(len(unit))
-    sign = np.where(unit[rows, left_out] < 0, np.float32(-1), np.float32(1))
-    others = unit[rows[:, None], OTHERS[left_out]] * sign[:, None]
-    codes = to_levels(others * np.float32(np.sqrt(0.5)) + np.float32(0.5), 256)
+    others, left_out = leave_out_largest(quats)
+    codes = to_levels(others * np.float32(0.5 / LARGEST_OTHER) + np.float32(0.5), 256)
     return np.concatenate([codes, left_out[:, None] + FIRST_TAG], axis=1).astype(np.uint8)
 
 

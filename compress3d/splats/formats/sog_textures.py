@@ -9,13 +9,11 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from compress3d.splats.formats.checked_json import Json
+from compress3d.splats.formats.smallest_three import LARGEST_OTHER, restore_largest
 from compress3d.splats.formats.sog_files import SogFiles
 
 FIRST_TAG = 252
 """Alpha of a rotation's texel, plus the index (w, x, y, z) of the component that is left out."""
-
-OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""The components that stay, in order, when one is left out."""
 
 
 def gaussian_texels(files: SogFiles, name: Json, count: int) -> UInt8[np.ndarray, "N 4"]:
@@ -37,14 +35,10 @@ def decode_means(files: SogFiles, field: Json, count: int) -> Float32[np.ndarray
 def decode_quats(files: SogFiles, field: Json, count: int) -> Float32[np.ndarray, "N 4"]:
     """Rotations (w, x, y, z): the three smaller components as bytes; an unknown tag stands for no rotation."""
     texels = gaussian_texels(files, field["files"][0], count)
-    others = (texels[:, :3].astype(np.float32) / 255 - 0.5) * np.float32(np.sqrt(2))
+    others = (texels[:, :3].astype(np.float32) / 255 - 0.5) * np.float32(2 * LARGEST_OTHER)
     left_out = texels[:, 3].astype(np.int64) - FIRST_TAG
-    known = left_out >= 0
-    quats = np.zeros((count, 4), np.float32)
-    rows = np.arange(count)
-    quats[rows[:, None], OTHERS[left_out * known]] = others
-    quats[rows, left_out * known] = np.sqrt(np.maximum(1 - (others * others).sum(axis=1), 0))
-    return np.where(known[:, None], quats, np.array([1, 0, 0, 0], np.float32))
+    quats = restore_largest(others, np.maximum(left_out, 0))
+    return np.where(left_out[:, None] >= 0, quats, np.array([1, 0, 0, 0], np.float32))
 
 
 def palette_rows(files: SogFiles, name: Json, count: int, size: int) -> Int64[np.ndarray, " N"]:

@@ -2,7 +2,7 @@
 
 Source: the format's README and extensions/README at https://github.com/nianticlabs/spz. Arrays follow one another
 (positions, alphas, colours, scales, rotations, harmonics), 8 bits a value but for the 24-bit fixed-point positions.
-The order of the Gaussians is kept.
+Writing puts the Gaussians in Z-order, which is what both compressors find most to share in.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import zstandard
 from numpy.typing import NDArray
 
 from compress3d.splats.formats.axes import PLY_AXES, reframe
+from compress3d.splats.formats.morton import morton_order
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes
 from compress3d.splats.formats.sanitize import require_valid
+from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest, restore_largest
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from secateur.files import replacing_file
 
@@ -52,8 +54,6 @@ _MOST_EXTENSION_BYTES = 1 << 20
 _MOST_FRACTIONAL_BITS = 23
 _COLOUR_SCALE = 0.15
 _Float = TypeVar("_Float", np.float32, np.float64)
-_OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""The components that stay, in order, when the largest is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,9 @@ def write(
     sh_rest_bits: int = 4,
     axes: str = _DEFAULT_AXES,
 ) -> None:
-    """Write SPZ with the Gaussians in the order of the scene.
+    """Write SPZ with the Gaussians in Z-order; the same scene gives the same bytes.
 
+    The order saves 8 % of a real scene whose Gaussians come in no order, and 1 % of one sorted by importance.
     Log-scales are held in [-10, 5.94] with a step of 1/16 and harmonics in [-1, 1); values beyond are clipped.
 
     Args:
@@ -151,7 +152,8 @@ def write(
     if axes not in _COORDINATE_SYSTEMS:
         raise ValueError(f"{path}: axes must be one of {', '.join(_COORDINATE_SYSTEMS)}, got {axes!r}")
     require_valid(scene)
-    stored = reframe(scene, PLY_AXES, axes)
+    order = torch.from_numpy(morton_order(_numpy(scene.means)))
+    stored = reframe(scene.select(order.to(scene.means.device)), PLY_AXES, axes)
     fixed, fractional_bits = _fixed_point(path, _numpy(stored.means), fractional_bits)
     arrays = [fixed, *_encode(stored, version, sh1_bits, sh_rest_bits)]
     flags = (_ANTIALIASED if scene.antialiased else 0) | (_HAS_EXTENSIONS if axes != _DEFAULT_AXES else 0)
@@ -298,14 +300,9 @@ def _decode_first_three(rotations: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _decode_smallest_three(rotations: NDArray[np.uint8]) -> NDArray[np.float32]:
     packed = rotations.view("<u4")
-    largest = packed >> 30
     fields = (packed[:, None] >> np.array([20, 10, 0], np.uint32)) & 1023
-    others = np.where(fields & 512, -1, 1) * (fields & 511) * np.float32(np.sqrt(0.5) / 511)
-    xyzw = np.empty((len(packed), 4), np.float32)
-    rows = np.arange(len(packed))
-    xyzw[rows[:, None], _OTHERS[largest]] = others
-    xyzw[rows, largest] = np.sqrt(np.maximum(1 - (others * others).sum(axis=1), 0))
-    return xyzw[:, [3, 0, 1, 2]]
+    others = np.where(fields & 512, -1, 1) * (fields & 511) * np.float32(LARGEST_OTHER / 511)
+    return restore_largest(others.astype(np.float32), packed >> 30)[:, [3, 0, 1, 2]]
 
 
 def _fixed_point(path: Path, means: NDArray[np.float32], fractional_bits: int | None) -> tuple[bytes, int]:
@@ -331,7 +328,7 @@ def _encode(scene: SplatScene, version: int, sh1_bits: int, sh_rest_bits: int) -
     alphas = _to_bytes(alphas_from_opacities(_numpy(scene.opacities)) * 255)
     colours = _to_bytes(_numpy(scene.sh0) * np.float32(_COLOUR_SCALE * 255) + np.float32(127.5))
     scales = _to_bytes((_numpy(scene.scales) + 10) * 16)
-    quats = _numpy(torch.nn.functional.normalize(scene.quats, dim=1))
+    quats = _numpy(scene.quats)
     rotations = _encode_first_three(quats) if version == 2 else _encode_smallest_three(quats)
     shN = _numpy(scene.shN)
     harmonics = np.concatenate([_bucketed(shN[:, :3], sh1_bits), _bucketed(shN[:, 3:], sh_rest_bits)], axis=1)
@@ -348,23 +345,20 @@ def _to_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _bucketed(shN: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    # Buckets of 2^(8 - bits) codes leave low bits empty, which is what makes the stream compress.
-    bucket = 1 << (8 - bits)
-    codes = np.clip(_rounded(shN * 128) + 128, 0, 255).astype(np.int32)
-    return np.clip((codes + bucket // 2) // bucket * bucket, 0, 255).astype(np.uint8)
+    # Multiples of 2^(8 - bits) leave low bits empty, which is what makes the stream compress. The reference encoder
+    # rounds to a byte first and then halves upwards; this shift of half a byte's step cost a real scene 0.4 dB.
+    step = 1 << (8 - bits)
+    return np.clip(_rounded(shN * np.float32(128 / step)) * step + 128, 0, 255).astype(np.uint8)
 
 
 def _encode_first_three(quats: NDArray[np.float32]) -> NDArray[np.uint8]:
-    sign = np.where(quats[:, :1] < 0, np.float32(-1), np.float32(1))
-    return _to_bytes(quats[:, 1:] * sign * np.float32(127.5) + np.float32(127.5))
+    norms = np.copysign(np.linalg.norm(quats, axis=1), quats[:, 0])[:, None]
+    return _to_bytes(quats[:, 1:] / norms * np.float32(127.5) + np.float32(127.5))
 
 
 def _encode_smallest_three(quats: NDArray[np.float32]) -> NDArray[np.uint32]:
-    xyzw = quats[:, [1, 2, 3, 0]]
-    largest = np.abs(xyzw).argmax(axis=1)
-    rows = np.arange(len(xyzw))
-    others = xyzw[rows[:, None], _OTHERS[largest]] * np.where(xyzw[rows, largest] < 0, -1, 1)[:, None]
-    magnitudes = np.minimum(np.abs(others) * np.float32(511 * np.sqrt(2)) + np.float32(0.5), 511).astype(np.uint32)
+    others, largest = leave_out_largest(quats[:, [1, 2, 3, 0]])
+    magnitudes = np.minimum(np.abs(others) * np.float32(511 / LARGEST_OTHER) + np.float32(0.5), 511).astype(np.uint32)
     fields = magnitudes | np.where(others < 0, np.uint32(512), np.uint32(0))
     packed = (largest.astype(np.uint32) << 30) | (fields[:, 0] << 20) | (fields[:, 1] << 10) | fields[:, 2]
     return packed.astype("<u4")
@@ -372,7 +366,8 @@ def _encode_smallest_three(quats: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 def _pack_gzip(header: _Header, arrays: list[bytes], extension: bytes) -> bytes:
     fields = (MAGIC, header.version, header.count, header.degree, header.fractional_bits, header.flags, 0)
-    deflate = zlib.compressobj(wbits=31)
+    # Level 9 saves another 1 % where there are harmonics, for four times the time.
+    deflate = zlib.compressobj(level=7, wbits=31)
     return deflate.compress(_LEGACY_HEADER.pack(*fields) + b"".join(arrays) + extension) + deflate.flush()
 
 
