@@ -24,6 +24,7 @@ from compress3d.splats.formats.quantization import (
     alphas_from_opacities,
     colors_from_sh0,
     log_scales,
+    opacities_from_alphas,
     sh0_from_colors,
     to_levels,
 )
@@ -245,15 +246,13 @@ def _decode_attributes(glb: Glb, attributes: Json, extension: Json) -> SplatScen
     for array in (xyzw, scales, sh0, alphas, *shN):
         if len(array) != count:
             raise ValueError(f"{attributes.where}: POSITION has {count} entries, another attribute has {len(array)}")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        opacities = np.log(alphas) - np.log1p(-alphas)
     extras = extension.get("extras")
     antialiased = None if extras is None else extras.get("antialiased")
     return SplatScene(
         means=torch.from_numpy(means),
         quats=torch.from_numpy(xyzw[:, [3, 0, 1, 2]]),
         scales=torch.from_numpy(log_scales(scales)),
-        opacities=torch.from_numpy(opacities),
+        opacities=torch.from_numpy(opacities_from_alphas(alphas)),
         sh0=torch.from_numpy(sh0[:, None]),
         shN=torch.from_numpy(_stacked(shN, count)),
         antialiased=antialiased is not None and antialiased.value is True,

@@ -11,7 +11,11 @@ SH_C0 = 0.28209479177387814
 """The degree-0 real spherical harmonic: colour = 0.5 + SH_C0 * sh0."""
 
 LARGEST_LOGIT = 16.0
-"""The logit that stands for opacity 1, and negated for 0: its float32 sigmoid is neither, so it can be trained."""
+"""The logit that stands for opacity 1, and negated for 0, whatever the format.
+
+No specification gives one, as the logit is infinite. Its float32 sigmoid is neither 1 nor 0, so it can be trained, and
+so close to them that a byte comes back as it was and no pixel changes.
+"""
 
 FLAT_LOG_SCALE = float(np.log(1e-6))
 """The log-scale given to an axis of no extent at all: a millionth of a world unit, below every renderer's blur."""
@@ -19,9 +23,14 @@ FLAT_LOG_SCALE = float(np.log(1e-6))
 
 def opacities_from_bytes(alphas: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of alphas / 255; 0 and 255 give -LARGEST_LOGIT and LARGEST_LOGIT."""
-    steps = np.arange(1, 255)
-    logits = np.concatenate([[-LARGEST_LOGIT], np.log(steps / (255 - steps)), [LARGEST_LOGIT]])
-    return logits.astype(np.float32)[alphas]
+    return opacities_from_alphas(np.arange(256) / 255)[alphas]
+
+
+def opacities_from_alphas(alphas: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Logits of opacities in [0, 1]; 0 and 1 give -LARGEST_LOGIT and LARGEST_LOGIT, what lies outside NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logits = np.log(alphas) - np.log1p(-alphas)
+    return np.nan_to_num(logits, nan=np.nan, posinf=LARGEST_LOGIT, neginf=-LARGEST_LOGIT).astype(np.float32)
 
 
 def alphas_from_opacities(opacities: NDArray[np.float32]) -> NDArray[np.float32]:

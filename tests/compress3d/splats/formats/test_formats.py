@@ -9,7 +9,7 @@ import torch
 
 from compress3d.splats.formats import drop_invalid, read_scene, write_scene
 from compress3d.splats.formats.morton import morton_order
-from compress3d.splats.formats.quantization import LARGEST_LOGIT, opacities_from_bytes
+from compress3d.splats.formats.quantization import LARGEST_LOGIT, opacities_from_alphas, opacities_from_bytes
 from compress3d.splats.formats.sanitize import require_valid
 
 WRITABLE = ["a.ply", "a.compressed.ply", "a.splat", "a.spz", "a.sog", "meta.json", "folder", "a.glb"]
@@ -170,6 +170,22 @@ def test_a_valid_scene_is_handed_back_itself(make_scene):
 def test_opacity_bytes_are_exact():
     alphas = torch.sigmoid(torch.from_numpy(opacities_from_bytes(np.arange(256, dtype=np.uint8))))
     torch.testing.assert_close(alphas, torch.arange(256) / 255, atol=2e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.compressed.ply", "a.splat", "a.spz", "a.sog", "a.glb"])
+def test_opacities_of_0_and_1_stand_for_the_same_logits_in_every_format_and_stay(tmp_path, make_scene, name):
+    scene = make_scene(4).with_tensors(opacities=torch.tensor([torch.inf, -torch.inf, 30.0, -120.0]))
+    for _ in range(2):
+        write_scene(scene, tmp_path / name)
+        scene = read_scene(tmp_path / name, keep_invalid=True)
+        # A float32 opacity, as .glb has, cannot tell 16 from 15.94 near 1.
+        wanted = [-LARGEST_LOGIT] * 2 + [LARGEST_LOGIT] * 2
+        assert sorted(scene.opacities.tolist()) == pytest.approx(wanted, abs=0.06 if name == "a.glb" else 0)
+
+
+def test_opacities_that_are_none_have_no_logit():
+    logits = opacities_from_alphas(np.array([-0.1, 1.1, np.nan, 0.5], np.float32))
+    assert np.isnan(logits[:3]).all() and logits[3] == 0
 
 
 def test_morton_order_visits_octants_in_turn():
