@@ -27,7 +27,7 @@ from compress3d.splats.formats.palette import row_palette
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
 from compress3d.splats.formats.sanitize import require_valid
 from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest
-from compress3d.splats.formats.sog_files import META, SogFiles
+from compress3d.splats.formats.sog_files import META, SogFiles, replacing_sog
 from compress3d.splats.formats.sog_textures import (
     FIRST_TAG,
     decode_means,
@@ -36,7 +36,7 @@ from compress3d.splats.formats.sog_textures import (
     palette_rows,
 )
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
-from secateur.files import replacing_file, replacing_folder
+from secateur.files import replacing_file
 
 _MOST_GAUSSIANS = 16380**2
 """Texels of the largest image that WebP allows, its sides being multiples of 4."""
@@ -77,7 +77,8 @@ def write(scene: SplatScene, path: Path, *, palette_size: int | None = None) -> 
 
     The Gaussians are reordered along a Morton curve. Positions keep 16 bits, rotations 8 bits a component, scales and
     colours an index into 256 optimal values each, opacities 8 bits, and the higher harmonics an index into a palette.
-    The same scene gives the same bytes on the same machine.
+    The same scene gives the same bytes on the same machine. In a folder, the textures of the SOG that was there before
+    are replaced or removed, and all else stays.
 
     Args:
         scene: N >= 1 Gaussians.
@@ -105,7 +106,7 @@ def write(scene: SplatScene, path: Path, *, palette_size: int | None = None) -> 
         with replacing_file(path) as temporary:
             _write_archive(temporary, contents)
     else:
-        with replacing_folder(path.parent if path.name.lower() == META else path) as folder:
+        with replacing_sog(path.parent if path.name.lower() == META else path) as folder:
             for name, data in contents.items():
                 (folder / name).write_bytes(data)
 

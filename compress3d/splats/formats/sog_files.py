@@ -6,6 +6,8 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,8 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from compress3d.splats.formats.checked_json import Json
+from secateur.files import replacing_folder
 
 META = "meta.json"
+_TEXTURE_SUFFIXES = (".webp", ".png")
 _MOST_META_BYTES = 1 << 22
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, struct.error)
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -111,6 +115,27 @@ class SogFiles:
         if len(data) > limit:
             raise ValueError(f"{where}: {name!r} has more than the {limit} bytes that it could need")
         return data
+
+
+@contextmanager
+def replacing_sog(folder: Path) -> Iterator[Path]:
+    """`replacing_folder` for a scene as a folder: textures that only the former meta.json names are removed."""
+    with replacing_folder(folder, index=META, former=_texture_names(folder)) as temporary:
+        yield temporary
+
+
+def _texture_names(folder: Path) -> set[str]:
+    """The images in `folder` that its meta.json names; none where it cannot be read."""
+    try:
+        with SogFiles(folder) as files:
+            meta = files.meta().value
+    except (FileNotFoundError, ValueError):
+        return set()
+    fields = meta.values() if isinstance(meta, dict) else ()
+    lists = (field.get("files") for field in fields if isinstance(field, dict))
+    names = (name for each in lists if isinstance(each, list) for name in each)
+    # A stranger's meta.json may name any file: only what can be a texture is its own.
+    return {str(name) for name in names if _is_plain(str(name)) and str(name).lower().endswith(_TEXTURE_SUFFIXES)}
 
 
 def _is_plain(name: str) -> bool:

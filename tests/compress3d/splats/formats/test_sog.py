@@ -252,6 +252,35 @@ def test_a_missing_scene_is_a_missing_file(tmp_path: Path) -> None:
             sog.read(tmp_path / name)
 
 
+def test_a_folder_is_rid_of_the_former_scene_and_of_nothing_else(tmp_path: Path, make_scene: MakeScene) -> None:
+    folder = write_folder(tmp_path / "scene", *two_gaussians())
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["quats"]["files"].append("notes.txt")
+    meta["extra"] = {"files": ["../outside.png", "folder.png", None]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    foreign = [folder / "notes.txt", folder / "mine.png", tmp_path / "outside.png"]
+    for path in foreign:
+        path.write_text("foreign")
+    (folder / "folder.png").mkdir()
+    sog.write(make_scene(5, 2), folder)
+    assert (folder / "shN_labels.webp").exists() and not (folder / "l.png").exists()
+    sog.write(make_scene(5, 0), folder / "meta.json")
+    named = {"means_l.webp", "means_u.webp", "quats.webp", "scales.webp", "sh0.webp", "meta.json"}
+    assert {path.name for path in folder.iterdir()} == named | {"notes.txt", "mine.png", "folder.png"}
+    assert all(path.read_text() == "foreign" for path in foreign)
+    assert sog.read(folder).sh_degree == 0
+
+
+@pytest.mark.parametrize("content", [b"not JSON", b"[1]", b'{"means": {"files": "l.png"}, "quats": 3}'])
+def test_a_damaged_meta_json_does_not_keep_a_folder_from_being_replaced(
+    tmp_path: Path, make_scene: MakeScene, content: bytes
+) -> None:
+    (tmp_path / "meta.json").write_bytes(content)
+    (tmp_path / "l.png").write_bytes(b"kept")
+    sog.write(make_scene(5), tmp_path)
+    assert len(sog.read(tmp_path)) == 5 and (tmp_path / "l.png").read_bytes() == b"kept"
+
+
 def test_matches(tmp_path: Path, make_scene: MakeScene) -> None:
     sog.write(make_scene(5), tmp_path / "folder")
     sog.write(make_scene(5), tmp_path / "scene.sog")
