@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from compress3d.cameras import Cameras
-from compress3d.splats.rasterize.cpu import Gaussians, Lens, View, blend_view, project_view, view_colors
+from compress3d.splats.rasterize.cpu import Gaussians, Lens, View, project_view, view_colors
+from compress3d.splats.rasterize.harmonics import fill_basis
 from compress3d.splats.rasterize.pixels import Lattice, PixelLists, lattice_mask, list_pixels, tile_pixels
-from compress3d.splats.rasterize.project import FAST_MATH, fill_basis
-from compress3d.splats.rasterize.rasterization import scene_gaussians, scene_views
+from compress3d.splats.rasterize.project import FAST_MATH
+from compress3d.splats.rasterize.rasterization import render_each, scene_gaussians, scene_views
 from compress3d.splats.rasterize.tiles import PEAK
 from compress3d.splats.scene import SplatScene
 
@@ -226,20 +227,18 @@ def _view_model(
 
 
 def _error(scene: SplatScene, cameras: Cameras, images: np.ndarray, views: int = 3) -> float:
-    """Mean squared error over a few whole views."""
-    gaussians, lens = scene_gaussians(scene), Lens(antialiased=scene.antialiased)
-    total = 0.0
-    for index in range(0, len(cameras), max(1, len(cameras) // views)):
-        view = scene_views(cameras[index])[0]
-        _, tiles = project_view(gaussians, view, lens)
-        colors = view_colors(gaussians, scene.sh0.numpy(), scene.shN.numpy(), scene.sh_degree, view, tiles.order)
-        image, _ = blend_view(tiles, colors, np.ones(3, np.float32), view)
-        total += float(np.square(image - images[index], dtype=np.float64).mean())
-    return total
+    """Mean squared error over a few whole views, summed over them."""
+    every = max(1, len(cameras) // views)
+    drawn = render_each(scene, cameras[::every])
+    return sum(
+        float(np.square(image.numpy() - wanted, dtype=np.float64).mean())
+        for (image, _), wanted in zip(drawn, images[::every], strict=True)
+    )
 
 
 def _dot(first, second) -> float:
-    return sum(float(np.vdot(a, b)) for a, b in zip(first, second, strict=True))
+    # Not BLAS: its threads spin for a while after each call and take the cores from the next kernel.
+    return sum(float(np.multiply(a, b).sum(dtype=np.float64)) for a, b in zip(first, second, strict=True))
 
 
 def _median_positive(values: np.ndarray) -> float:

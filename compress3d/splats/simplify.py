@@ -54,7 +54,7 @@ def simplify(
     merged = (merge or Merge())(
         scene,
         count,
-        observation.contributions.sum.numpy(),
+        observation.weights.numpy(),
         cameras,
         lambda left: report(0.3, 0.5, (len(scene) - left) / (len(scene) - count), "merge"),
     )

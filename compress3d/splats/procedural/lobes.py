@@ -12,7 +12,7 @@ from numba import njit
 
 from compress3d.splats.procedural.light import SUN, Light
 from compress3d.splats.procedural.surfels import FRAME, SH_C0, Surfels, unit
-from compress3d.splats.rasterize.project import fill_basis
+from compress3d.splats.rasterize.harmonics import fill_basis
 
 Lobe = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(A, 1, 3) unit axes, (1, D, 3) unit directions to the eye -> (A, D) added brightness."""

@@ -44,6 +44,41 @@ def row_bounds(ellipses, rank, top, rows):  # pragma: no cover - compiled
 
 
 @nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def row_parabola(ellipses, rank, x, y):  # pragma: no cover - compiled
+    """Offset of a row's first pixel, and a, b, c, opacity so that (a dx + b) dx + c is the z of `falloff` at dx."""
+    dx0, dy = x - ellipses[rank, U], y - ellipses[rank, V]
+    a = np.float32(-0.5) * _LOG2E_8 * ellipses[rank, A]
+    b = -_LOG2E_8 * ellipses[rank, B] * dy
+    c = np.float32(-0.5) * _LOG2E_8 * ellipses[rank, C] * dy * dy
+    return dx0, a, b, c, ellipses[rank, PEAK]
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def falloff(z):  # pragma: no cover - compiled
+    """2^(8 z) for z in [-1.04, 0]; what is below counts as -1.04, far under what is seen."""
+    near = max(z, _Z_MIN)
+    power = _ONE + near * (_C1 + near * (_C2 + near * (_C3 + near * (_C4 + near * _C5))))
+    power *= power
+    power *= power
+    return power * power
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def seen_alpha(raw, z):  # pragma: no cover - compiled
+    """Alpha after the clamp, and 0 where it is too faint or rounding has turned the falloff around."""
+    alpha = min(raw, _ALPHA_MAX)
+    alpha = alpha if alpha >= _ALPHA_MIN else _ZERO
+    return alpha if z <= _ZERO else _ZERO
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def light_after(before, after):  # pragma: no cover - compiled
+    """Transmittance of a pixel after a Gaussian that leaves `after`: negative from where it stops."""
+    open_after = after if after > _STOP else -before
+    return before if before < _ZERO else open_after
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
 def row_weights(ellipses, rank, x, y, transmittances, row, weights):  # pragma: no cover - compiled
     """Blend one Gaussian into sixteen pixels of a row: their weights alpha T, and their transmittances after it.
 
@@ -51,28 +86,17 @@ def row_weights(ellipses, rank, x, y, transmittances, row, weights):  # pragma: 
         x, y: centre of the row's first pixel. transmittances: (256,) of the tile, negative where a pixel has stopped.
         row: offset of the row in `transmittances`. weights: (16,), overwritten.
     """
-    dx0, dy = x - ellipses[rank, U], y - ellipses[rank, V]
-    a = np.float32(-0.5) * _LOG2E_8 * ellipses[rank, A]
-    b = -_LOG2E_8 * ellipses[rank, B] * dy
-    c = np.float32(-0.5) * _LOG2E_8 * ellipses[rank, C] * dy * dy
-    peak = ellipses[rank, PEAK]
+    dx0, a, b, c, peak = row_parabola(ellipses, rank, x, y)
     start = np.uintp(row)
     for k in range(LANES):
         dx = dx0 + np.float32(k)
         z = (a * dx + b) * dx + c
-        near = max(z, _Z_MIN)
-        power = _ONE + near * (_C1 + near * (_C2 + near * (_C3 + near * (_C4 + near * _C5))))
-        power *= power
-        power *= power
-        alpha = min(peak * (power * power), _ALPHA_MAX)
-        alpha = alpha if alpha >= _ALPHA_MIN else _ZERO
-        alpha = alpha if z <= _ZERO else _ZERO
+        alpha = seen_alpha(peak * falloff(z), z)
         before = transmittances[start + k]
         light = max(before, _ZERO)
         after = light * (_ONE - alpha)
         weights[k] = alpha * light if after > _STOP else _ZERO
-        open_after = after if after > _STOP else -before
-        transmittances[start + k] = before if before < _ZERO else open_after
+        transmittances[start + k] = light_after(before, after)
 
 
 @nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
@@ -81,6 +105,15 @@ def add_row(sums, start, weights, value):  # pragma: no cover - compiled
     first = np.uintp(start)
     for k in range(LANES):
         sums[first + k] += weights[k] * value
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy")
+def row_sum(weights):  # pragma: no cover - compiled
+    """Sum of sixteen weights."""
+    total = _ZERO
+    for k in range(LANES):
+        total += weights[k]
+    return total
 
 
 @nb.njit(cache=True)
@@ -110,17 +143,20 @@ def open_tile(transmittances, rows, columns):  # pragma: no cover - compiled
 
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
-def blend(ellipses, starts, ranks, colors, background, width, height, threads):  # pragma: no cover - compiled
+def blend(
+    ellipses, starts, ranks, colors, background, width, height, threads, sums_of_weights
+):  # pragma: no cover - compiled
     """Composite one image.
 
     Args:
         ellipses, starts, ranks: a `TileLists`. colors: (M, D) float32 in the order of `ellipses`.
         background: (D,) float32. width, height: image size. threads: number of numba threads.
+        sums_of_weights: (intersections,) float32 that takes the sum of each one's weights, or empty.
 
     Returns:
         image (H, W, D) float32 and alpha (H, W) float32.
     """
-    channels = colors.shape[1]
+    channels, gathers = colors.shape[1], len(sums_of_weights) > 0
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     image = np.empty((height, width, channels), np.float32)
     alphas = np.empty((height, width), np.float32)
@@ -138,11 +174,16 @@ def blend(ellipses, starts, ranks, colors, background, width, height, threads): 
                 break
             rank = ranks[at]
             first, last = row_bounds(ellipses, rank, np.float32(top), rows)
+            total = _ZERO
             for row in range(first, last):
                 y = np.float32(top + row) + np.float32(0.5)
                 row_weights(ellipses, rank, x, y, transmittances, row * TILE, weights)
                 for channel in range(channels):
                     add_row(sums, channel * PIXELS + row * TILE, weights, colors[rank, channel])
+                if gathers:
+                    total += row_sum(weights)
+            if gathers:
+                sums_of_weights[at] = total
         for row in range(rows):
             for column in range(columns):
                 left_over = abs(transmittances[row * TILE + column])

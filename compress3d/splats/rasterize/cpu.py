@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from compress3d.splats.rasterize.blend import blend
-from compress3d.splats.rasterize.project import project, project_colors
+from compress3d.splats.rasterize.harmonics import project_colors
+from compress3d.splats.rasterize.project import project
 from compress3d.splats.rasterize.tiles import TileLists, list_tiles
 
 
@@ -64,11 +65,19 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 def project_view(gaussians: Gaussians, view: View, lens: Lens) -> tuple[Projection, TileLists]:
     """Project, sort and list by tile for one camera."""
-    near, far, eps2d, radius_clip = (np.float32(value) for value in lens[:4])
-    projection = Projection(
-        *project(*gaussians, view.viewmat, view.K, view.width, view.height, near, far, eps2d, radius_clip, lens[4])
-    )
+    projection = project_arrays(*gaussians, view, lens)
     return projection, list_tiles(*projection, view.width, view.height)
+
+
+def project_arrays(
+    means: np.ndarray, quats: np.ndarray, scales: np.ndarray, opacities: np.ndarray, view: View, lens: Lens
+) -> Projection:
+    """Project for one camera; arguments as `project` names them."""
+    near, far, eps2d, radius_clip = (np.float32(value) for value in lens[:4])
+    options = (near, far, eps2d, radius_clip, lens.antialiased)
+    return Projection(
+        *project(means, quats, scales, opacities, view.viewmat, view.K, view.width, view.height, *options)
+    )
 
 
 def view_colors(
@@ -78,10 +87,16 @@ def view_colors(
     return project_colors(gaussians.means, sh0, shN, view.position, degree, order)
 
 
+_NOT_WANTED = np.empty(0, np.float32)
+
+
 def blend_view(
-    tiles: TileLists, colors: np.ndarray, background: np.ndarray, view: View
+    tiles: TileLists, colors: np.ndarray, background: np.ndarray, view: View, sums_of_weights: np.ndarray = _NOT_WANTED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Composite (M, D) colours, in the order of the tile lists: image (H, W, D) and alpha (H, W)."""
+    """Composite (M, D) colours, in the order of the tile lists: image (H, W, D) and alpha (H, W).
+
+    `sums_of_weights` ((intersections,) float32), where it is given, takes the sum of the weights of each.
+    """
     return blend(
         tiles.ellipses,
         tiles.starts,
@@ -91,4 +106,5 @@ def blend_view(
         view.width,
         view.height,
         nb.get_num_threads(),
+        sums_of_weights,
     )

@@ -11,17 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from compress3d.cameras import Cameras
-from compress3d.splats.rasterize.cpu import (
-    Gaussians,
-    Lens,
-    Projection,
-    View,
-    as_array,
-    blend_view,
-    project_view,
-    view_colors,
-)
-from compress3d.splats.rasterize.tiles import TILE, TileLists
+from compress3d.splats.rasterize.autograd import Blend, Harmonics, Project
+from compress3d.splats.rasterize.cpu import Gaussians, Lens, View, as_array
+from compress3d.splats.rasterize.tiles import TILE, TileLists, list_tiles
 from compress3d.splats.scene import SplatScene
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -46,11 +38,13 @@ def rasterization(
     backgrounds: Float[Tensor, "C D"] | None = None,
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
+    absgrad: bool = False,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """Rasterise Gaussians into C images; arguments and returns as gsplat 1.5's `rasterization`.
 
-    On the CPU the time is linear in Gaussians plus tile intersections; the memory is one projection (44 bytes a
-    Gaussian) plus 4 bytes a tile intersection, for one camera at a time, besides what is returned.
+    Differentiable in everything but `Ks`. On the CPU the time is linear in Gaussians plus tile intersections, and so is
+    the memory: 44 bytes a Gaussian plus 4 bytes a tile intersection for each camera, besides what is returned; the
+    backward pass adds 44 bytes a tile intersection (for three channels), for one camera at a time.
 
     Args:
         means: (N, 3) centres.
@@ -68,6 +62,8 @@ def rasterization(
         backgrounds: (C, D) composited behind; zeros when None. Not applied to depth.
         render_mode: colours, accumulated depth "D", expected depth "ED", or both, depth as the last channel.
         rasterize_mode: "antialiased" compensates opacity for `eps2d` (mip-splatting).
+        absgrad: the backward pass fills `means2d.absgrad` of the meta with the sum over pixels of |d loss / d means2d|
+            (Ye et al. 2024, AbsGS).
 
     Returns:
         images (C, H, W, X), alphas (C, H, W, 1), and a dict with per-camera `means2d` (C, N, 2), `radii` (C, N, 2),
@@ -97,20 +93,28 @@ def rasterization(
 
         return rasterization_cuda(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, radius_clip,
-            eps2d, sh_degree, backgrounds, render_mode, rasterize_mode,
+            eps2d, sh_degree, backgrounds, render_mode, rasterize_mode, absgrad,
         )  # fmt: skip
     features = _Features.of(colors, len(viewmats), count, sh_degree)
-    gaussians = Gaussians(as_array(means), as_array(quats), as_array(scales), as_array(opacities))
     lens = Lens(near_plane, far_plane, eps2d, radius_clip, rasterize_mode == "antialiased")
-    images, alphas, frames = [], [], []
-    for index in range(len(viewmats)):
-        view = View(as_array(viewmats[index]), as_array(Ks[index]), width, height)
-        background = None if backgrounds is None else as_array(backgrounds[index])
-        image, alpha, frame = _rasterize_view(gaussians, features, index, view, lens, background, render_mode)
-        images.append(torch.from_numpy(image))
-        alphas.append(torch.from_numpy(alpha)[..., None])
-        frames.append(frame)
-    return torch.stack(images), torch.stack(alphas), _meta(frames, count, width, height)
+    views = scene_views(Cameras(viewmats.detach(), Ks.detach(), width, height))
+    projections = [
+        Project.apply(means, quats, scales, opacities, viewmat, view, lens)
+        for viewmat, view in zip(viewmats, views, strict=True)
+    ]
+    tiles = [_list(projection, view) for projection, view in zip(projections, views, strict=True)]
+    # Stacked before they are blended, so that the gradients that reach `means2d` can be read off the meta.
+    stacked = _Projection(*(torch.stack(parts) for parts in zip(*projections, strict=True)))
+    if absgrad:
+        stacked.means2d.absgrad = torch.zeros_like(stacked.means2d)  # type: ignore[attr-defined]
+    images, alphas = [], []
+    for index, view in enumerate(views):
+        channels = features.toward(means, viewmats[index], index, view, tiles[index].order)
+        background = None if backgrounds is None else backgrounds[index]
+        image, alpha = _composite(stacked.of(index), channels, background, tiles[index], view, render_mode)
+        images.append(image)
+        alphas.append(alpha[..., None])
+    return torch.stack(images), torch.stack(alphas), _meta(stacked, tiles, width, height)
 
 
 def render(
@@ -119,7 +123,7 @@ def render(
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     sh_degree: int | None = None,
 ) -> Float[Tensor, "C H W 3"]:
-    """Images of a scene, in the rasteriser mode that the scene was trained for.
+    """Images of a scene, in the rasteriser mode that the scene was trained for; differentiable in its tensors.
 
     Args:
         scene: on the CPU or on CUDA.
@@ -150,12 +154,14 @@ def render_each(
             )  # fmt: skip
             yield image[0], alpha[0, ..., 0]
         return
-    gaussians = scene_gaussians(scene)
-    features = _Features(as_array(scene.sh0), as_array(scene.shN), degree)
-    lens, behind = Lens(antialiased=scene.antialiased), np.asarray(background, np.float32)
-    for view in scene_views(cameras):
-        pixels, coverage, _ = _rasterize_view(gaussians, features, 0, view, lens, behind, "RGB")
-        yield torch.from_numpy(pixels), torch.from_numpy(coverage)
+    features = _Features(scene.sh0, scene.shN, degree)
+    lens, behind = Lens(antialiased=scene.antialiased), torch.tensor(background, dtype=torch.float32)
+    scales, opacities = torch.exp(scene.scales), scene.peak_opacities()
+    for viewmat, view in zip(cameras.viewmats, scene_views(cameras), strict=True):
+        projection = _Projection(*Project.apply(scene.means, scene.quats, scales, opacities, viewmat, view, lens))
+        tiles = _list(projection, view)
+        channels = features.toward(scene.means, viewmat, 0, view, tiles.order)
+        yield _composite(projection, channels, behind, tiles, view, "RGB")
 
 
 def scene_gaussians(scene: SplatScene) -> Gaussians:
@@ -176,90 +182,105 @@ def scene_views(cameras: Cameras) -> list[View]:
     ]
 
 
-class _Frame(NamedTuple):
-    projection: Projection
-    tiles: TileLists
+class _Projection(NamedTuple):
+    """What one camera sees of each Gaussian, as differentiable tensors; or what each of C sees, stacked."""
+
+    means2d: Tensor
+    conics: Tensor
+    depths: Tensor
+    peaks: Tensor
+    radii: Tensor
+
+    def of(self, index: int) -> _Projection:
+        """Camera `index` of the stack; what gathers the absolute gradients goes with it."""
+        one = _Projection(*(stack[index] for stack in self))
+        if hasattr(self.means2d, "absgrad"):
+            one.means2d.absgrad = self.means2d.absgrad[index]  # type: ignore[attr-defined]
+        return one
 
 
 class _Features(NamedTuple):
     """Spherical harmonics (sh0 and shN with a degree) or plain (N, D) features, for one camera or for each."""
 
-    first: np.ndarray
-    rest: np.ndarray | None = None
+    first: Tensor
+    rest: Tensor | None = None
     degree: int = 0
 
     @classmethod
     def of(cls, colors: Tensor, cameras: int, count: int, sh_degree: int | None) -> _Features:
-        array = as_array(colors)
         own = 2 if sh_degree is None else 3
-        leading = (count,) if array.ndim == own else (cameras, count)
-        if array.ndim not in (own, own + 1) or array.shape[: len(leading)] != leading:
+        leading = (count,) if colors.ndim == own else (cameras, count)
+        if colors.ndim not in (own, own + 1) or colors.shape[: len(leading)] != leading:
             raise ValueError(
-                f"colors must be ({'N, D' if own == 2 else 'N, K, 3'}) per camera or for all, got {array.shape}"
+                f"colors must be ({'N, D' if own == 2 else 'N, K, 3'}) per camera or for all, got {tuple(colors.shape)}"
             )
         if sh_degree is None:
-            return cls(array)
-        if not 0 <= sh_degree <= 3 or array.shape[-2] < (sh_degree + 1) ** 2:
+            return cls(colors)
+        if not 0 <= sh_degree <= 3 or colors.shape[-2] < (sh_degree + 1) ** 2:
             raise ValueError(
-                f"sh_degree {sh_degree} needs 0..3 and (sh_degree + 1)^2 coefficients, got {array.shape[-2]}"
+                f"sh_degree {sh_degree} needs 0..3 and (sh_degree + 1)^2 coefficients, got {colors.shape[-2]}"
             )
-        return cls(array[..., :1, :], array[..., 1:, :], sh_degree)
+        return cls(colors[..., :1, :], colors[..., 1:, :], sh_degree)
 
-    def toward(self, gaussians: Gaussians, index: int, view: View, order: np.ndarray) -> np.ndarray:
+    def toward(self, means: Tensor, viewmat: Tensor, index: int, view: View, order: np.ndarray) -> Tensor:
         """(M, D) features of the Gaussians at `order` for camera `index`."""
         own = 2 if self.rest is None else 3
         first = self.first if self.first.ndim == own else self.first[index]
         if self.rest is None:
-            return first[order]
+            return first[torch.from_numpy(order).long()]
         rest = self.rest if self.rest.ndim == own else self.rest[index]
-        return view_colors(gaussians, first, rest, self.degree, view, order)
+        return Harmonics.apply(means, first, rest, viewmat, self.degree, view, order)
 
 
-def _rasterize_view(
-    gaussians: Gaussians,
-    features: _Features,
-    index: int,
+def _list(projection: tuple[Tensor, ...], view: View) -> TileLists:
+    arguments: tuple[Any, ...] = (*(part.detach().numpy() for part in projection), view.width, view.height)
+    return list_tiles(*arguments)
+
+
+def _composite(
+    projection: _Projection,
+    features: Tensor,
+    background: Tensor | None,
+    tiles: TileLists,
     view: View,
-    lens: Lens,
-    background: np.ndarray | None,
     render_mode: RenderMode,
-) -> tuple[np.ndarray, np.ndarray, _Frame]:
-    projection, tiles = project_view(gaussians, view, lens)
-    channels = [] if render_mode in ("D", "ED") else [features.toward(gaussians, index, view, tiles.order)]
+) -> tuple[Tensor, Tensor]:
+    """Image (H, W, X) and alpha (H, W) of one camera."""
+    channels = [] if render_mode in ("D", "ED") else [features]
     if render_mode != "RGB":
-        channels.append(projection.depths[tiles.order, None])
-    colors = np.concatenate(channels, axis=1) if len(channels) > 1 else channels[0]
-    behind = np.zeros(colors.shape[1], np.float32)
+        channels.append(projection.depths[torch.from_numpy(tiles.order).long(), None])
+    colors = torch.cat(channels, dim=1) if len(channels) > 1 else channels[0]
+    behind = colors.new_zeros(colors.shape[1])
     if background is not None and render_mode not in ("D", "ED"):
-        behind[: len(background)] = background
-    image, alpha = blend_view(tiles, colors, behind, view)
+        behind = torch.cat([background, behind[len(background) :]])
+    absgrad = getattr(projection.means2d, "absgrad", None)
+    image, alpha = Blend.apply(*projection[:2], projection.peaks, colors, behind, tiles, view, absgrad)
     if render_mode.endswith("ED"):
-        image[..., -1] /= np.maximum(alpha, np.float32(1e-10))
-    return image, alpha, _Frame(projection, tiles)
+        image = torch.cat([image[..., :-1], image[..., -1:] / alpha[..., None].clamp_min(1e-10)], dim=-1)
+    return image, alpha
 
 
-def _meta(frames: list[_Frame], count: int, width: int, height: int) -> dict[str, Any]:
-    stacked = {
-        name: torch.from_numpy(np.stack([getattr(frame.projection, field) for frame in frames]))
-        for name, field in (
-            ("means2d", "means2d"), ("radii", "radii"), ("depths", "depths"), ("conics", "conics"),
-            ("opacities", "peaks"),
-        )
-    }  # fmt: skip
+def _meta(stacked: _Projection, tiles: list[TileLists], width: int, height: int) -> dict[str, Any]:
+    count = stacked.depths.shape[1]
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    ids = [frame.tiles.order[frame.tiles.ranks] for frame in frames]
+    ids = [lists.order[lists.ranks] for lists in tiles]
     firsts = np.cumsum([0] + [len(view_ids) for view_ids in ids])
-    offsets = [first + frame.tiles.starts[:-1] for first, frame in zip(firsts, frames, strict=False)]
-    return stacked | {
+    offsets = [first + lists.starts[:-1] for first, lists in zip(firsts, tiles, strict=False)]
+    return {
+        "means2d": stacked.means2d,
+        "radii": stacked.radii,
+        "depths": stacked.depths,
+        "conics": stacked.conics,
+        "opacities": stacked.peaks,
         "tiles_per_gauss": torch.from_numpy(np.stack([np.bincount(view_ids, minlength=count) for view_ids in ids])),
-        "isect_offsets": torch.from_numpy(np.stack(offsets).reshape(len(frames), tiles_y, tiles_x)),
+        "isect_offsets": torch.from_numpy(np.stack(offsets).reshape(len(tiles), tiles_y, tiles_x)),
         "flatten_ids": torch.from_numpy(np.concatenate([view_ids + k * count for k, view_ids in enumerate(ids)])),
         "tile_size": TILE,
         "tile_width": tiles_x,
         "tile_height": tiles_y,
         "width": width,
         "height": height,
-        "n_cameras": len(frames),
+        "n_cameras": len(tiles),
     }
 
 

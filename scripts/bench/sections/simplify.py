@@ -15,7 +15,7 @@ from compress3d.splats.evaluate import Judge
 from compress3d.splats.formats import write_scene
 from compress3d.splats.importance import OpacityArea, RayContribution, Spectral, Visibility
 from compress3d.splats.merge import Merge
-from compress3d.splats.rasterize.contributions import Observation, observe
+from compress3d.splats.rasterize.contributions import RayContributions, ray_contributions
 from compress3d.splats.scene import SplatScene
 from secateur.allocation import Budget, allocate
 from secateur.console import Report
@@ -67,7 +67,7 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
     report(0.0, f"{name}: warming up")
     warm_up(scene)
     cameras = scoring_views(scene)
-    observation = observe(scene, cameras)
+    contributions = ray_contributions(scene, cameras)
     rows = []
     for number, share in enumerate(settings.shares):
         done = number / len(settings.shares)
@@ -78,9 +78,9 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
         report(done + 0.4 / len(settings.shares), f"{name} at {share:.0%}: ours")
         ours = _ours(source, count, folder, judge, settings)
         report(done + 0.7 / len(settings.shares), f"{name} at {share:.0%}: selection")
-        merged = Merge()(scene, count, observation.contributions.sum.numpy(), cameras)
+        merged = Merge()(scene, count, contributions.sum.numpy(), cameras)
         merging = {"method": "ours, merging only"} | quality(judge, merged)
-        selected = _selections(scene, count, observation, judge)
+        selected = _selections(scene, count, contributions, judge)
         rows += [{"share": share} | row for row in (ours, *theirs, merging, *selected)]
     return {
         "how": HOW,
@@ -124,10 +124,10 @@ def _theirs(source: Path, share: float, folder: Path, judge: Judge, settings: Se
     return rows
 
 
-def _selections(scene: SplatScene, count: int, observation: Observation, judge: Judge) -> list[dict[str, Any]]:
+def _selections(scene: SplatScene, count: int, contributions: RayContributions, judge: Judge) -> list[dict[str, Any]]:
     """What is left when the best by each criterion stay as they are."""
     rows = []
     for method, criterion in SELECTIONS.items():
-        keep = allocate(criterion.score(scene, observation.contributions), scene.groups(), Budget(limit=count))
+        keep = allocate(criterion.score(scene, contributions), scene.groups(), Budget(limit=count))
         rows.append({"method": f"selection: {method}"} | quality(judge, scene.cut(keep)))
     return rows

@@ -130,7 +130,7 @@ def test_runs_agree_and_the_scene_is_left_alone() -> None:
 def test_how_it_is_done_can_be_said() -> None:
     scene = scene_of(rounded(80, size=0.3))
     merge, refit = Merge(neighbours=3, share=0.5), Refit(rounds=1, iterations=2)
-    masses = ray_contributions(scene, CAMERAS).sum.numpy()
+    masses = observe(scene, CAMERAS).weights.numpy()
     expected = refit(merge(scene, 25, masses, CAMERAS), CAMERAS, observe(scene, CAMERAS).images.numpy())
     assert_same(dict(expected.tensors()), dict(simplify(scene, 25, CAMERAS, merge=merge, refit=refit).tensors()))
 

@@ -109,8 +109,9 @@ def test_observe_renders_what_render_does() -> None:
     for antialiased in (False, True):
         scene = scene_of(rounded(200), degree=3, antialiased=antialiased)
         done: list[int] = []
-        images, _ = observe(scene, cameras_of(VIEWS), done.append)
-        torch.testing.assert_close(images, render(scene, cameras_of(VIEWS)), rtol=0, atol=1e-6)
+        images, weights = observe(scene, cameras_of(VIEWS), done.append)
+        assert torch.equal(images, render(scene, cameras_of(VIEWS)))
+        torch.testing.assert_close(weights, ray_contributions(scene, cameras_of(VIEWS)).sum, rtol=1e-5, atol=1e-6)
         assert done == [1, 2, 3]
 
 
@@ -125,5 +126,6 @@ def test_views_add_up_and_runs_agree() -> None:
 
 
 def test_an_empty_scene_contributes_nothing() -> None:
-    images, statistics = observe(scene_of(rounded(0)), cameras_of(VIEWS))
-    assert bool((images == 1).all()) and statistics.sum.shape == (0,)
+    images, weights = observe(scene_of(rounded(0)), cameras_of(VIEWS))
+    assert bool((images == 1).all()) and weights.shape == (0,)
+    assert ray_contributions(scene_of(rounded(0)), cameras_of(VIEWS)).sum.shape == (0,)
