@@ -9,10 +9,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from compress3d.suffixes import SPLAT_CODECS, splat_codec
 from secateur.cli import Command, CommandGroup, argument_type
 from secateur.quantities import parse_decibels, parse_keep, parse_size
 
-_FORMATS = (".ply", ".splat", ".ksplat", ".spz", ".sog", ".glb")
 _CAMERAS: dict[str, Any] = {
     "type": Path,
     "metavar": "FILE.json",
@@ -62,8 +62,26 @@ def _parse_count(value: Any) -> int:
     return int(value)
 
 
+def _parse_axes(value: Any) -> str:
+    axes = str(value).upper()
+    if len(axes) != 3 or any(len(set(axes) & set(pair)) != 1 for pair in ("RL", "DU", "FB")):
+        raise ValueError(f"{value!r} are not axes: give one each of R|L, D|U and F|B, such as RDF")
+    return axes
+
+
 def _add_scene(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a splat scene: ply, splat, ksplat, spz, sog or glb")
+    parser.add_argument("file", type=Path, metavar="FILE", help=f"a splat scene: {', '.join(SPLAT_CODECS)}")
+    _add_spz_axes(parser, "FILE, if it is SPZ")
+
+
+def _add_spz_axes(parser: ArgumentParser, file: str) -> None:
+    parser.add_argument(
+        "--spz-axes",
+        type=argument_type(_parse_axes),
+        metavar="AXES",
+        help=f"where x, y and z point in {file}: RDF (right, down, front) for tools that write the axes of a PLY, as "
+        "splat-transform does (default: what the file says, or RUB, as SPZ has it)",
+    )
 
 
 def _add_degree(parser: ArgumentParser) -> None:
@@ -106,9 +124,10 @@ def _configure_compress(parser: ArgumentParser) -> None:
 
 
 def _configure_convert(parser: ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, metavar="IN", help="a splat scene")
+    parser.add_argument("input", type=Path, metavar="IN", help=f"a splat scene: {', '.join(SPLAT_CODECS)}")
     parser.add_argument("output", type=Path, metavar="OUT", help="file to write; its suffix says the format")
     _add_degree(parser)
+    _add_spz_axes(parser, "the file that is SPZ, or in IN if both are")
 
 
 def _configure_render(parser: ArgumentParser) -> None:
@@ -148,7 +167,7 @@ class SplatEvaluator:
         """Whether `path` is named as splat scenes are."""
         if path.is_dir():
             return (path / "meta.json").exists()
-        return path.name.lower() == "meta.json" or path.suffix.lower() in _FORMATS
+        return splat_codec(path.name) is not None
 
 
 SPLAT = CommandGroup(

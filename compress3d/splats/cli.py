@@ -13,11 +13,12 @@ from compress3d.cameras import Cameras
 from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compression, Compressor
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile, evaluate
-from compress3d.splats.formats import drop_invalid, read_scene, write_scene
+from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
 from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import orbit
+from compress3d.suffixes import splat_codec
 from secateur.console import console, progress_bar, stretch
 from secateur.files import replacing_file
 from secateur.interrupts import naming_what_was_written
@@ -59,9 +60,9 @@ class Conversion:
     seconds: dict[str, float]
 
 
-def describe_file(file: Path) -> SceneInfo:
+def describe_file(file: Path, spz_axes: str | None) -> SceneInfo:
     """`secateur splat info`."""
-    whole = read_scene(file, keep_invalid=True)
+    whole = read_scene(file, keep_invalid=True, spz_axes=spz_axes)
     scene, invalid = drop_invalid(whole)
     opacities, scales = torch.sigmoid(scene.opacities)[:, None], torch.exp(scene.scales).reshape(-1, 1)
     low, high = (tuple(_quantiles(scene.means, level).tolist()) for level in (0.02, 0.98))
@@ -81,11 +82,12 @@ def compress_file(
     cameras: Path | None,
     seed: int,
     report: Path | None,
+    spz_axes: str | None,
 ) -> Compression | list[Compression]:
     """`secateur splat compress`: one record, or a list of them where several budgets were asked for."""
     budgets = _budgets(keep, size, psnr)
     views = None if cameras is None else Cameras.load(cameras)
-    scene = read_scene(file)
+    scene = read_scene(file, spz_axes=spz_axes)
     compressor = Compressor(scene, views, sh_degree=sh_degree, seed=seed, source=file)
     outputs = [output if len(budgets) == 1 else _tagged(output, tag) for tag, _ in budgets]
     records: list[Compression] = []
@@ -102,21 +104,30 @@ def compress_file(
     return records[0] if len(records) == 1 else records
 
 
-def convert_file(input: Path, output: Path, sh_degree: int | None) -> Conversion:
+def convert_file(input: Path, output: Path, sh_degree: int | None, spz_axes: str | None) -> Conversion:
     """`secateur splat convert`."""
     steps = Steps()
+    inward = spz_axes is not None and is_spz(input)
+    if spz_axes is not None and not inward and splat_codec(output.name) != "spz":
+        raise ValueError(f"neither {input} nor {output} is SPZ, whose axes --spz-axes is about")
     with steps("read"):
-        scene = read_scene(input)
+        scene = read_scene(input, spz_axes=spz_axes if inward else None)
     lean = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
     with steps("write"):
-        write_scene(lean, output)
+        write_scene(lean, output, **({} if spz_axes is None or inward else {"axes": spz_axes}))
     with steps("read back"):
         converted = read_scene(output)
     return Conversion(SceneFile.describe(input, scene), SceneFile.describe(output, converted), steps.seconds)
 
 
 def render_file(
-    file: Path, output: Path, camera: Path | None, orbit: int | None, width: int | None, height: int | None
+    file: Path,
+    output: Path,
+    camera: Path | None,
+    orbit: int | None,
+    width: int | None,
+    height: int | None,
+    spz_axes: str | None,
 ) -> list[str]:
     """`secateur splat render`; the pictures' paths."""
     from PIL import Image
@@ -125,7 +136,7 @@ def render_file(
         raise ValueError(f"{output}: not a picture that can be written; known are {', '.join(_PICTURE_FORMATS)}")
     if camera is not None and orbit is not None:
         raise ValueError("a picture is taken with --camera or with --orbit, not with both")
-    scene = read_scene(file)
+    scene = read_scene(file, spz_axes=spz_axes)
     cameras = _cameras(scene, camera, orbit or 1, width, height)
     paths = [output] if len(cameras) == 1 else [_tagged(output, f"{index:03d}") for index in range(len(cameras))]
     with progress_bar() as progress:

@@ -9,27 +9,17 @@ from typing import Any, Protocol, cast
 
 from compress3d.splats.formats.sanitize import drop_invalid
 from compress3d.splats.scene import SplatScene
+from compress3d.suffixes import SPLAT_CODECS, splat_codec
 
-__all__ = ["drop_invalid", "read_scene", "write_scene"]
+__all__ = ["drop_invalid", "is_spz", "read_scene", "write_scene"]
 
 _HEAD_BYTES = 1 << 16
-_MODULES = {
-    ".compressed.ply": "compressed_ply",
-    ".ply": "ply",
-    ".splat": "splat",
-    ".ksplat": "ksplat",
-    ".spz": "spz",
-    ".sog": "sog",
-    "meta.json": "sog",
-    ".glb": "gltf",
-}
-"""How a file's name ends -> its codec's module, imported only when asked: one format must not load all libraries."""
 
 
 class Codec(Protocol):
     """What the module of a format offers; one that is only read has no `write`."""
 
-    def read(self, path: Path) -> SplatScene:
+    def read(self, path: Path, **options: Any) -> SplatScene:
         """The scene in a file, as it is: Gaussians may be invalid. Raises ValueError, FileNotFoundError."""
         ...
 
@@ -42,7 +32,7 @@ class Codec(Protocol):
         ...
 
 
-def read_scene(path: str | Path, keep_invalid: bool = False) -> SplatScene:
+def read_scene(path: str | Path, keep_invalid: bool = False, spz_axes: str | None = None) -> SplatScene:
     """Read a splat scene from a file, or from the folder or meta.json of an unbundled SOG.
 
     The content decides the format where it can, the name where it cannot.
@@ -50,19 +40,26 @@ def read_scene(path: str | Path, keep_invalid: bool = False) -> SplatScene:
     Args:
         path: the file or folder.
         keep_invalid: keep the Gaussians that `drop_invalid` takes out.
+        spz_axes: where x, y and z point in an SPZ file that does not say so and has not SPZ's own axes: the `axes` of
+            `spz.read`. "RDF" for the files of tools that write the axes of a PLY.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the format is unknown, or the file is not what its format asks for: it names file and field.
+        ValueError: the format is unknown, or the file is not what its format asks for: it names file and field. Or
+            there are spz_axes, and the file is not SPZ.
     """
     path = Path(path)
-    head = b""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+    head = _head(path)
     codec = next((codec for codec in _codecs() if codec.matches(path, head)), None) or _codec_by_name(path)
-    scene = codec.read(path)
+    if spz_axes is not None and codec is not _import("spz"):
+        raise ValueError(f"{path}: not SPZ, the one format that can be told its axes")
+    scene = codec.read(path) if spz_axes is None else codec.read(path, axes=spz_axes)
     return scene if keep_invalid else drop_invalid(scene)[0]
+
+
+def is_spz(path: str | Path) -> bool:
+    """Whether the content of a file is SPZ, whatever its name. Raises FileNotFoundError."""
+    return _import("spz").matches(Path(path), _head(Path(path)))
 
 
 def write_scene(scene: SplatScene, path: str | Path, **options: Any) -> None:
@@ -79,27 +76,35 @@ def write_scene(scene: SplatScene, path: str | Path, **options: Any) -> None:
     path = Path(path)
     codec = _codec_by_name(path)
     if not hasattr(codec, "write"):
-        others = ", ".join(suffix for suffix in _MODULES if suffix != path.suffix.lower())
+        others = ", ".join(suffix for suffix in SPLAT_CODECS if suffix != path.suffix.lower())
         raise ValueError(f"{path}: {path.suffix} is only read, not written; choose from {others}")
     if not len(scene):
         raise ValueError(f"{path}: there is nothing to write: the scene has no Gaussians")
     codec.write(scene, path, **options)
 
 
+def _head(path: Path) -> bytes:
+    """What a file begins with; nothing, for a folder."""
+    if path.is_dir():
+        return b""
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
 def _import(module: str) -> Codec:
+    # Only when asked: one format must not load the libraries of all.
     return cast(Codec, import_module(f"{__name__}.{module}"))
 
 
 def _codecs() -> Iterator[Codec]:
-    for module in dict.fromkeys(_MODULES.values()):
+    for module in dict.fromkeys(SPLAT_CODECS.values()):
         yield _import(module)
 
 
 def _codec_by_name(path: Path) -> Codec:
-    name = path.name.lower()
     if path.is_dir() or not (path.suffix or path.exists()):
         return _import("sog")
-    for suffix, module in _MODULES.items():
-        if name.endswith(suffix) if suffix.startswith(".") else name == suffix:
-            return _import(module)
-    raise ValueError(f"{path}: not a splat scene of a known format; known are {', '.join(_MODULES)}")
+    module = splat_codec(path.name)
+    if module is None:
+        raise ValueError(f"{path}: not a splat scene of a known format; known are {', '.join(SPLAT_CODECS)}")
+    return _import(module)

@@ -13,6 +13,7 @@ from PIL import Image
 from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compressor
 from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.formats.axes import reframe
 from compress3d.splats.views import sample_views
 from scripts.compress_splat import main as compress_splat
 from secateur.cli import main
@@ -106,6 +107,34 @@ def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "400" in capsys.readouterr().out
 
 
+def test_axes_of_an_spz_file_that_does_not_say_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = ball(400)
+    # A tool that copies the coordinates of a PLY, and declares nothing.
+    write_scene(reframe(scene, "RUB", "RDF"), folder / "unturned.spz")
+    turned = record(capsys, "splat info unturned.spz --spz-axes rdf")
+    as_it_is = record(capsys, "splat info unturned.spz")
+    assert turned["low"] == pytest.approx(record(capsys, "splat info ball.ply")["low"], abs=0.01)
+    assert as_it_is["low"][1] == pytest.approx(-turned["high"][1])
+    assert run("splat convert unturned.spz right.spz --spz-axes RDF") == 0
+    assert record(capsys, "splat info right.spz")["low"] == pytest.approx(turned["low"])
+    assert run("splat render unturned.spz -o a.png --spz-axes RDF --width 24 --camera cameras.json") == 0
+    assert run("splat render right.spz -o b.png --width 24 --camera cameras.json") == 0
+    assert (folder / "a-000.png").read_bytes() == (folder / "b-000.png").read_bytes()
+    line = "splat compress unturned.spz -o small.ply --keep 390 --spz-axes RDF --cameras cameras.json"
+    assert run(line) == 0
+    assert record(capsys, "splat info small.ply")["low"] == pytest.approx(turned["low"], abs=0.2)
+
+
+def test_axes_of_an_spz_file_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = record(capsys, "splat convert ball.ply unturned.spz --spz-axes RDF")
+    assert made["converted"]["gaussians"] == 400
+    scene, original = read_scene(folder / "unturned.spz"), record(capsys, "splat info ball.ply")
+    assert record(capsys, "splat info unturned.spz")["low"] == pytest.approx(original["low"], abs=0.01)
+    # One who believes the specification and ignores what the file declares sees it upside down.
+    ignoring = read_scene(folder / "unturned.spz", spz_axes="RUB")
+    torch.testing.assert_close(ignoring.means, scene.means * torch.tensor([1.0, -1.0, -1.0]))
+
+
 def test_render(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("splat render ball.ply -o one.png --width 60 --height 40") == 0
     image = Image.open(folder / "one.png")
@@ -163,6 +192,12 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("splat compress ball.ply -o a.ply --cameras bad.json", ["bad.json", "viewmats"]),
         ("splat compress ball.ply -o a.ply --sh-degree 4", ["--sh-degree", "4"]),
         ("splat convert ball.ply", ["missing: output"]),
+        ("splat info ball.ply --spz-axes RDF", ["ball.ply", "not SPZ"]),
+        ("splat info ball.ply --spz-axes XYZ", ["--spz-axes", "'XYZ'", "RDF"]),
+        ("splat info ball.ply --spz-axes RDU", ["--spz-axes", "'RDU'"]),
+        ("splat convert ball.ply a.sog --spz-axes RDF", ["neither ball.ply nor a.sog is SPZ"]),
+        ("splat convert gone.spz a.sog --spz-axes RDF", ["gone.spz", "no such file"]),
+        ("splat convert ball.ply a.spz --spz-axes DRF", ["a.spz", "RUB", "'DRF'"]),
         ("splat render ball.ply -o a.gif", ["a.gif", ".png"]),
         ("splat render ball.ply -o a.png --orbit 2 --camera cameras.json", ["--camera", "--orbit"]),
         ("splat render ball.ply -o a.png --orbit 0", ["--orbit", "0"]),

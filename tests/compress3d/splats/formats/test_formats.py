@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress3d.splats.formats import drop_invalid, read_scene, write_scene
+from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.formats.morton import morton_order
 from compress3d.splats.formats.quantization import LARGEST_LOGIT, opacities_from_alphas, opacities_from_bytes
 from compress3d.splats.formats.sanitize import require_valid
+from compress3d.suffixes import splat_codec
 
 WRITABLE = ["a.ply", "a.compressed.ply", "a.splat", "a.spz", "a.sog", "meta.json", "folder", "a.glb"]
 
@@ -64,6 +65,33 @@ def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path, make_scene, 
     (tmp_path / name).write_bytes(b"{}")
     with pytest.raises(ValueError, match=name):
         read_scene(tmp_path / name)
+
+
+def test_only_spz_can_be_told_its_axes_and_content_says_what_is_spz(tmp_path, make_scene):
+    write_scene(make_scene(5), tmp_path / "a.spz", axes="RDF")
+    shutil.move(tmp_path / "a.spz", tmp_path / "b.ply")
+    write_scene(make_scene(5), tmp_path / "c.ply")
+    (tmp_path / "d.spz").write_bytes(b"ply\n")
+    assert [is_spz(tmp_path / name) for name in ("b.ply", "c.ply", "d.spz")] == [True, False, False]
+    upright, turned = (read_scene(tmp_path / "b.ply", spz_axes=axes) for axes in (None, "RUB"))
+    assert torch.equal(turned.means, upright.means * torch.tensor([1.0, -1.0, -1.0]))
+    with pytest.raises(ValueError, match=r"c\.ply: not SPZ"):
+        read_scene(tmp_path / "c.ply", spz_axes="RDF")
+    assert not is_spz(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        is_spz(tmp_path / "gone.spz")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("A.Compressed.PLY", "compressed_ply"), ("meta.json", "sog"), ("b.glb", "gltf")]
+)
+def test_names_ask_for_codecs(name, module):
+    assert splat_codec(name) == module
+
+
+@pytest.mark.parametrize("name", ["lod-meta.json", "ply", "a.obj", ""])
+def test_other_names_ask_for_none(name):
+    assert splat_codec(name) is None
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused_as_that_format(tmp_path):
