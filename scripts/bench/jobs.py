@@ -10,13 +10,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from peers import load_prototype, run_process
+from peers import PeerError, Process, load_prototype, run_process
+from settings import Settings
 
 from compress3d.cameras import Cameras
 from compress3d.splats import read_scene
@@ -31,6 +33,24 @@ from secateur.report.record import Steps
 
 Draw = Callable[[int], np.ndarray]
 """Image (H, W, 3) of one view, by its number."""
+
+
+def peer_rows(
+    settings: Settings, method: str, measure: Callable[[Callable[..., Process]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The row of a method of splat-transform, or why it has no figures; no row where splat-transform is not installed.
+
+    Args:
+        settings: of this run.
+        method: what the row is called.
+        measure: gets splat-transform under the run's time limit, and gives the row's figures.
+    """
+    if settings.splat_transform is None:
+        return []
+    try:
+        return [{"method": method} | measure(partial(settings.splat_transform, limit_seconds=settings.limit_seconds))]
+    except PeerError as error:
+        return [{"method": method, "failed": str(error)}]
 
 
 def scoring_views(scene: SplatScene) -> Cameras:

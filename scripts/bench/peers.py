@@ -20,6 +20,10 @@ SHARED = ROOT.parent / "shared"
 SPLAT_TRANSFORM_PACKAGE = "@playcanvas/splat-transform@3.7.0"
 
 
+class PeerError(RuntimeError):
+    """splat-transform failed, or did not finish; says why in a line that names no place on this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """What a program took: wall seconds from start to exit, its peak memory, and what it wrote."""
@@ -54,15 +58,17 @@ class SplatTransform:
         """Run it on `source`, without a GPU.
 
         Raises:
-            TimeoutError: it has not finished after `limit_seconds`.
-            RuntimeError: it failed.
+            PeerError: it has not finished after `limit_seconds`, or it failed.
         """
         arguments = [*self.command, "-w", "--no-tty", "-g", "cpu", str(source), *actions, str(target)]
-        return run_process(arguments, limit_seconds)
+        try:
+            return run_process(arguments, limit_seconds)
+        except (TimeoutError, RuntimeError) as error:
+            raise PeerError(why(error)) from error
 
 
 def why(error: Exception) -> str:
-    """The first line of what `SplatTransform` raised: the rest names places on this machine."""
+    """The first line of what `run_process` raised: the rest names places on this machine."""
     return str(error).partition("\n")[0]
 
 

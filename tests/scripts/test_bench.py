@@ -91,6 +91,31 @@ def test_a_process_that_fails_or_takes_too_long_says_so(bench: Callable[[str], M
         peers.run_process([sys.executable, "-c", "import time; time.sleep(60)"], 0.2)
 
 
+def test_a_peer_that_fails_leaves_a_row_that_says_so_and_our_own_mistakes_are_not_its_failure(
+    bench: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    jobs, peers, settings = bench("jobs"), bench("peers"), bench("settings")
+    code = "import sys; print(sys.argv[-2:]); sys.exit('--decimate' in sys.argv)"
+    peer = peers.SplatTransform((sys.executable, "-c", code), "0")
+    run = settings.Settings((), peer, limit_seconds=30)
+
+    def decimate(splat_transform: Callable[..., Any]) -> dict[str, Any]:
+        return {"seconds": splat_transform(tmp_path / "a.ply", "--decimate", "50%", target=tmp_path / "b.ply").seconds}
+
+    def convert(splat_transform: Callable[..., Any]) -> dict[str, Any]:
+        return {"output": splat_transform(tmp_path / "a.ply", target=tmp_path / "b.ply").output}
+
+    def judge(splat_transform: Callable[..., Any]) -> dict[str, Any]:
+        raise RuntimeError("of our renderer")
+
+    assert jobs.peer_rows(run, "theirs", decimate) == [{"method": "theirs", "failed": "failed with status 1"}]
+    (row,) = jobs.peer_rows(run, "theirs", convert)
+    assert row["method"] == "theirs" and "a.ply" in row["output"] and "b.ply" in row["output"]
+    with pytest.raises(RuntimeError, match="of our renderer"):
+        jobs.peer_rows(run, "theirs", judge)
+    assert jobs.peer_rows(settings.Settings((), None), "theirs", decimate) == []
+
+
 def test_without_node_the_peer_is_missing_with_the_reason(
     bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import in_own_process, scoring_views, simplify_file, warm_up
-from peers import why
+from jobs import in_own_process, peer_rows, scoring_views, simplify_file, warm_up
+from peers import Process
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
@@ -72,7 +73,11 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
     for number, share in enumerate(settings.shares):
         done = number / len(settings.shares)
         report(done, f"{name} at {share:.0%}: splat-transform")
-        theirs = _theirs(source, share, folder, judge, settings)
+        theirs = [
+            row
+            for method, action in DECIMATIONS.items()
+            for row in peer_rows(settings, method, partial(_theirs, source, action, share, folder, judge))
+        ]
         counts = {row["gaussians"] for row in theirs if "gaussians" in row}
         count = min(counts, default=max(1, int(len(scene) * share)))
         report(done + 0.4 / len(settings.shares), f"{name} at {share:.0%}: ours")
@@ -106,22 +111,13 @@ def _ours(source: Path, count: int, folder: Path, judge: Judge, settings: Settin
     } | quality(judge, read_scene(target))
 
 
-def _theirs(source: Path, share: float, folder: Path, judge: Judge, settings: Settings) -> list[dict[str, Any]]:
-    if settings.splat_transform is None:
-        return []
-    rows: list[dict[str, Any]] = []
-    for method, action in DECIMATIONS.items():
-        target = folder / "theirs.ply"
-        try:
-            done = settings.splat_transform(
-                source, action, f"{share:.0%}", target=target, limit_seconds=settings.limit_seconds
-            )
-        except (TimeoutError, RuntimeError) as error:
-            rows.append({"method": method, "failed": why(error)})
-            continue
-        times = {"seconds": done.seconds, "own_seconds": done.own_seconds, "peak_bytes": done.peak_bytes}
-        rows.append({"method": method} | times | quality(judge, read_scene(target)))
-    return rows
+def _theirs(
+    source: Path, action: str, share: float, folder: Path, judge: Judge, splat_transform: Callable[..., Process]
+) -> dict[str, Any]:
+    target = folder / "theirs.ply"
+    done = splat_transform(source, action, f"{share:.0%}", target=target)
+    times = {"seconds": done.seconds, "own_seconds": done.own_seconds, "peak_bytes": done.peak_bytes}
+    return times | quality(judge, read_scene(target))
 
 
 def _selections(scene: SplatScene, count: int, contributions: RayContributions, judge: Judge) -> list[dict[str, Any]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peers import why
+from jobs import peer_rows
+from peers import Process
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
@@ -45,7 +47,7 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
         if failed:
             theirs = [{"method": "splat-transform", "failed": f"not tried, because of the failure at {failed[0]:.0%}"}]
         else:
-            theirs = _theirs(source, share, folder, judge, settings)
+            theirs = peer_rows(settings, "splat-transform", partial(_theirs, source, share, folder, judge))
         rows += [{"share": share} | row for row in theirs]
         limit = theirs[0].get("bytes") if theirs else None
         budget = Budget(size_bytes=limit) if limit else Budget(keep=share)
@@ -66,16 +68,11 @@ def _ours(compressor: Compressor, budget: Budget, path: Path, judge: Judge) -> d
     } | quality(judge, read_scene(path))
 
 
-def _theirs(source: Path, share: float, folder: Path, judge: Judge, settings: Settings) -> list[dict[str, Any]]:
-    """One row, or none without splat-transform."""
-    if settings.splat_transform is None:
-        return []
-    decimated, path, limit = folder / "theirs.ply", folder / "theirs.sog", settings.limit_seconds
-    row: dict[str, Any] = {"method": "splat-transform"}
-    try:
-        first = settings.splat_transform(source, "--decimate", f"{share:.0%}", target=decimated, limit_seconds=limit)
-        second = settings.splat_transform(decimated, target=path, limit_seconds=limit)
-    except (TimeoutError, RuntimeError) as error:
-        return [row | {"failed": why(error)}]
+def _theirs(
+    source: Path, share: float, folder: Path, judge: Judge, splat_transform: Callable[..., Process]
+) -> dict[str, Any]:
+    decimated, path = folder / "theirs.ply", folder / "theirs.sog"
+    first = splat_transform(source, "--decimate", f"{share:.0%}", target=decimated)
+    second = splat_transform(decimated, target=path)
     times = {"seconds": first.seconds + second.seconds, "sog_seconds": second.seconds, "peak_bytes": second.peak_bytes}
-    return [row | times | {"bytes": scene_bytes(path)} | quality(judge, read_scene(path))]
+    return times | {"bytes": scene_bytes(path)} | quality(judge, read_scene(path))
