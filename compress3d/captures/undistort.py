@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress3d.captures.lens import Lens
 
-ZOOMS = (0.5, 4.0)
+ZOOMS = (0.5, 2.0)
 """How far the middle of the image may be shrunk to keep what the lens saw, and grown to be rid of black borders."""
 
 _GRID = 65
