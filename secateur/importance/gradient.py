@@ -1,0 +1,120 @@
+"""Gradient importance: the change of the loss that removing a unit would make, to first order.
+
+Removing unit S, w_S -> 0, changes the loss by -sum of g_i w_i over S + 0.5 w_S^T H w_S + ...; criteria differ in how
+that becomes one number over the batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from secateur.importance.curvature import MaskHessian, SecondOrder
+from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
+from secateur.maths import mean_over_losses
+from secateur.units import Prunable, Scores, fold
+
+Reduce = Literal["abs", "square", "signed"]
+"""What is averaged over the batches: |change|, change^2, or the change itself."""
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """Mean over batches of |sum over the unit's elements of g w|, or of its square.
+
+    Molchanov et al. 2019 (arXiv 1906.10771): elements are summed first, as they are in the gradient of a gate on the
+    unit; then squared, or taken absolute; then averaged over batches. Averaging squares of single samples is
+    twice the Fisher pruning of Theis et al. (arXiv 1801.05787).
+
+    `reduce="elements"` is the sum of |g w| over the unit's elements; over single weights and with all data in one batch
+    that is SNIP (Lee et al. 2019, arXiv 1810.02340), whose normalisation changes no order.
+
+    Args:
+        reduce: "abs", "square", "elements" (see above), or "signed": the change of the mean loss itself, below 0 where
+            removal is expected to help.
+        second: adds 0.5 w^T H w to the change; exact for a quadratic loss with a diagonal Hessian under
+            `HessianDiagonal`.
+        params: names of the parameters that count; None counts all that the unit owns.
+    """
+
+    reduce: Reduce | Literal["elements"] = "abs"
+    second: SecondOrder | None = None
+    params: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_reduce(self.reduce, (*get_args(Reduce), "elements"))
+
+    def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
+        """(size,) scores of each group.
+
+        Raises:
+            ValueError: there is no objective, or it fails (see `secateur.maths.loss_gradients`).
+        """
+        objective = required(calibration, self)
+        quadratic = {} if self.second is None else self.second.quadratic(target, objective)
+        groups = target.groups()
+
+        def scores(gradients: dict[str, Tensor]) -> Scores:
+            change = {
+                name: 0.5 * quadratic.get(name, 0.0) - gradient * tensors[name].detach()
+                for name, gradient in gradients.items()
+            }
+            if self.reduce == "elements":
+                change = {name: value.abs() for name, value in change.items()}
+            return {group.name: _reduced(fold(change, group), self.reduce) for group in groups}
+
+        with differentiable(target, self.params) as tensors:
+            return mean_over_losses(objective.losses(target), tensors, scores)
+
+
+@dataclass(frozen=True)
+class MaskTaylor:
+    """Mean over batches of |d loss / d mask| at a mask of ones, or of its square.
+
+    The gate of Molchanov et al. 2019 (arXiv 1906.10771) and of Michel et al. 2019 (attention heads, arXiv
+    1905.10650); with squares, Group Fisher (Liu et al. 2021, arXiv 2108.00708). It equals `Taylor` where a mask
+    multiplies the weights, and has a meaning where it does not: a Gaussian of log-scale 0 is no smaller than others.
+
+    Args:
+        reduce: "abs", "square", or "signed": the change of the mean loss itself.
+        second: adds half the second derivative to the change.
+    """
+
+    reduce: Reduce = "abs"
+    second: MaskHessian | None = None
+
+    def __post_init__(self) -> None:
+        _check_reduce(self.reduce, get_args(Reduce))
+
+    def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
+        """(size,) scores of each group.
+
+        Raises:
+            ValueError: there is no objective, or it fails (see `secateur.maths.loss_gradients`).
+        """
+        objective = required(calibration, self)
+        curvature = {} if self.second is None else self.second.diagonal(target, objective)
+        masks = mask_of_ones(target)
+
+        def scores(gradients: dict[str, Tensor]) -> Scores:
+            return {
+                name: _reduced(0.5 * curvature.get(name, 0.0) - gradient, self.reduce)
+                for name, gradient in gradients.items()
+            }
+
+        with torch.enable_grad(), target.masked(masks):
+            return mean_over_losses(objective.losses(target), masks, scores)
+
+
+def _check_reduce(reduce: str, known: tuple[str, ...]) -> None:
+    if reduce not in known:
+        raise ValueError(f"reduce must be one of {known}, got {reduce!r}")
+
+
+def _reduced(change: Tensor, reduce: str) -> Tensor:
+    if reduce == "abs":
+        return change.abs()
+    return change.square() if reduce == "square" else change

@@ -1,0 +1,76 @@
+"""What gradient criteria look through: a loss, batch by batch, and the tensors that it is differentiated by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from secateur.units import Prunable
+
+
+class Objective(Protocol):
+    """A loss over calibration data, batch by batch: the calibration of every gradient criterion."""
+
+    def losses(self, target: Any, /) -> Iterable[Tensor]:
+        """The loss of each batch (a camera's image, a minibatch), one at a time and computed only when it is asked for.
+
+        A loss is one number that is differentiable in `target.tensors()` and, inside `target.masked(...)`, in the
+        masks. Every call gives the same losses in the same order: noise comes from a fixed seed, and layers that
+        behave otherwise in training (dropout, batch norm) are in evaluation mode. How the data is batched matters to
+        criteria that take absolute values or squares batch by batch.
+        """
+        ...
+
+
+def required(calibration: Objective | None, criterion: object) -> Objective:
+    """The calibration, or ValueError if there is none."""
+    if calibration is None:
+        raise ValueError(f"{criterion} needs an Objective as its calibration, got None")
+    return calibration
+
+
+@contextmanager
+def differentiable(target: Prunable, params: Sequence[str] | None = None) -> Iterator[dict[str, Tensor]]:
+    """Let the target's own tensors require a gradient while the context is open, frozen ones too.
+
+    Args:
+        target: its tensors; integer (quantised) and empty ones are passed over.
+        params: names of the parameters; None means all.
+
+    Yields:
+        Name -> the target's tensor itself.
+
+    Raises:
+        ValueError: `params` names a parameter that the target lacks.
+    """
+    tensors = target.tensors()
+    names = list(tensors) if params is None else list(params)
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ValueError(f"no parameters {missing}; the target has {sorted(tensors)}")
+    chosen = {name: tensors[name] for name in names if tensors[name].is_floating_point() and tensors[name].numel()}
+    frozen = [tensor for tensor in chosen.values() if not tensor.requires_grad]
+    try:
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            yield chosen
+    finally:
+        for tensor in frozen:
+            tensor.requires_grad_(False)
+
+
+def mask_of_ones(target: Prunable) -> dict[str, Tensor]:
+    """Group name -> (size,) ones that require a gradient, with the dtype and device of what the group's units own."""
+    tensors = target.tensors()
+    masks = {}
+    for group in target.groups():
+        owned = [tensors[member.param] for member in group.members if member.param in tensors]
+        device = owned[0].device if owned else None
+        dtype = next((tensor.dtype for tensor in owned if tensor.is_floating_point()), torch.float32)
+        masks[group.name] = torch.ones(group.size, dtype=dtype, device=device, requires_grad=True)
+    return masks
