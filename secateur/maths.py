@@ -160,8 +160,8 @@ def loss_gradients(
         Name -> gradient, shaped like the tensor.
 
     Raises:
-        ValueError: there are no losses, or a loss is not a finite scalar, depends on none of the tensors, or has a
-            gradient that is not finite.
+        ValueError: there are no losses, or a loss is not a finite scalar, depends on none of the tensors, shares its
+            graph with an earlier one, or has a gradient that is not finite.
     """
     number = -1
     try:
@@ -173,9 +173,7 @@ def loss_gradients(
                 raise ValueError(f"the loss of batch {number} is not differentiable in any of {sorted(tensors)}")
             if create_graph:
                 _refuse_custom_functions(loss)
-            found = torch.autograd.grad(
-                loss.reshape(()), list(tensors.values()), create_graph=create_graph, allow_unused=True
-            )
+            found = _gradients_of(loss, number, list(tensors.values()), create_graph)
             if all(gradient is None for gradient in found):
                 raise ValueError(f"the loss of batch {number} does not depend on any of {sorted(tensors)}")
             gradients = {
@@ -193,6 +191,18 @@ def loss_gradients(
             losses.close()
     if number < 0:
         raise ValueError("the objective gave no losses")
+
+
+def _gradients_of(loss: Tensor, number: int, tensors: list[Tensor], create_graph: bool) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(loss.reshape(()), tensors, create_graph=create_graph, allow_unused=True)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise ValueError(
+            f"the loss of batch {number} shares a part of its graph with an earlier one; compute all that needs a "
+            "gradient anew for each batch"
+        ) from error
 
 
 def mean_over_losses(

@@ -19,9 +19,10 @@ class Objective(Protocol):
         """The loss of each batch (a camera's image, a minibatch), one at a time and computed only when it is asked for.
 
         A loss is one number that is differentiable in `target.tensors()` and, inside `target.masked(...)`, in the
-        masks. Every call gives the same losses in the same order: noise comes from a fixed seed, and layers that
-        behave otherwise in training (dropout, batch norm) are in evaluation mode. How the data is batched matters to
-        criteria that take absolute values or squares batch by batch.
+        masks; its graph is its own, so that it can be freed before the next batch. Every call gives the same losses in
+        the same order: noise comes from a fixed seed, and layers that behave otherwise in training (dropout, batch
+        norm) are in evaluation mode. How the data is batched matters to criteria that take absolute values or squares
+        batch by batch.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -121,8 +122,8 @@ def test_taylor_sums_a_units_elements_first_then_the_absolute_value_then_average
 def test_the_mask_gradient_is_taylor_over_the_weights_that_the_mask_multiplies() -> None:
     target, data = network(), regression()
     for reduce in ("abs", "square", "signed"):
-        by_mask = MaskTaylor(reduce).score(target, data)  # type: ignore[arg-type]
-        by_weights = Taylor(reduce, params=("second",)).score(target, data)  # type: ignore[arg-type]
+        by_mask = MaskTaylor(reduce).score(target, data)
+        by_weights = Taylor(reduce, params=("second",)).score(target, data)
         torch.testing.assert_close(by_mask, by_weights)
     hessian, minimum = random_quadratic(12)
     blocks, loss = Weights(torch.randn(12, generator=generator(3), dtype=torch.float64), 3), quadratic(hessian, minimum)
@@ -189,6 +190,17 @@ def test_a_loss_that_is_differentiable_once_is_enough() -> None:
     torch.testing.assert_close(second, -3 * cubes + 3 * cubes, atol=1e-8, rtol=0)
 
 
+def test_batches_that_share_a_graph_are_refused() -> None:
+    class Shared:
+        def losses(self, target: Perceptron) -> Iterator[Tensor]:
+            activations = torch.tanh(target.bias)
+            yield activations.sum()
+            yield activations.square().sum()
+
+    with pytest.raises(ValueError, match="batch 1 shares a part of its graph"):
+        Taylor().score(network(), Shared())
+
+
 def test_unused_parameters_score_zero_and_unknown_ones_are_refused() -> None:
     target = network()
     only_second = LossOf((lambda each: (each.second**2).sum(),))
@@ -246,7 +258,8 @@ def test_differentiable_restores_what_required_a_gradient_after_an_error() -> No
 def test_mean_loss_of_a_module_with_parameters_scores_alike() -> None:
     """`nn.Parameter`s are scored as plain tensors are, and keep their accumulated gradients."""
     plain, data = network(), regression()
-    module = replace(plain, **{name: torch.nn.Parameter(getattr(plain, name)) for name in ("first", "bias", "second")})
+    first, bias, second = (torch.nn.Parameter(each) for each in (plain.first, plain.bias, plain.second))
+    module = replace(plain, first=first, bias=bias, second=second)
     module.first.grad = torch.ones_like(module.first)
     assert_same(Taylor().score(plain, data), Taylor().score(module, data))
     assert bool((module.first.grad == 1).all()) and module.second.grad is None
