@@ -25,8 +25,8 @@ def photometric_loss(
 ) -> Float[Tensor, ""]:
     """(1 - dssim) mean |image - target| + dssim (1 - SSIM), the loss of Kerbl et al. 2023 (3DGS), equation 7.
 
-    SSIM has an 11x11 Gaussian window of sigma 1.5 and zeros around the image. On the CPU value and gradient take a tenth
-    of the time of one render; with torch's convolutions it would be more than one.
+    SSIM has an 11x11 Gaussian window of sigma 1.5 and zeros around the image. On the CPU value and gradient take a
+    tenth of the time of one render; with torch's convolutions they would take more than one.
 
     Args:
         image: what was rendered; differentiable once.

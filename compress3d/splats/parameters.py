@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,19 +46,25 @@ class TrainableScene(nn.Module):
         return self._like.with_tensors(**{name: tensor.detach().clone() for name, tensor in self.named_parameters()})
 
     def optimizers(self, rates: LearningRates, extent: float) -> dict[str, Optimizer]:
-        """One Adam a tensor, by name; tensors without elements have none.
+        """One Adam a tensor, by name, as gsplat's strategies want them; arguments as `optimizer`."""
+        return {group["name"]: self._adam([group]) for group in self._groups(rates, extent)}
+
+    def optimizer(self, rates: LearningRates, extent: float) -> Optimizer:
+        """One Adam for all tensors, a group each; those without elements have none.
 
         Args:
             rates: see there.
             extent: of the cameras, in world units; see `extent`.
         """
+        return self._adam(self._groups(rates, extent))
+
+    def _groups(self, rates: LearningRates, extent: float) -> list[dict[str, Any]]:
         lr = asdict(rates) | {"means": rates.means * extent}
-        fused = {"fused": True} if self.get_parameter("means").device.type in ("cpu", "cuda") else {}
-        return {
-            name: Adam([parameter], lr=lr[name], eps=1e-15, **fused)
-            for name, parameter in self.named_parameters()
-            if parameter.numel()
-        }
+        named = ((name, parameter) for name, parameter in self.named_parameters() if parameter.numel())
+        return [{"name": name, "params": [parameter], "lr": lr[name]} for name, parameter in named]
+
+    def _adam(self, groups: list[dict[str, Any]]) -> Optimizer:
+        return Adam(groups, eps=1e-15, fused=self.get_parameter("means").device.type in ("cpu", "cuda"))
 
 
 def extent(cameras: Cameras) -> float:

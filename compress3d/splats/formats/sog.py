@@ -26,12 +26,11 @@ from compress3d.splats.formats.morton import morton_order
 from compress3d.splats.formats.palette import row_palette
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
 from compress3d.splats.formats.sanitize import require_valid
-from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest
 from compress3d.splats.formats.sog_files import META, SogFiles, replacing_sog
 from compress3d.splats.formats.sog_textures import (
-    FIRST_TAG,
     decode_means,
     decode_quats,
+    encode_quats,
     gaussian_texels,
     palette_rows,
 )
@@ -94,8 +93,7 @@ def write(scene: SplatScene, path: Path, *, palette_size: int | None = None) -> 
     count = len(scene)
     if not 0 < count <= _MOST_GAUSSIANS:
         raise ValueError(f"{path}: SOG holds 1 to {_MOST_GAUSSIANS} Gaussians, the scene has {count}")
-    if palette_size is None:
-        palette_size = min(_MOST_LABELS, max(1024, 2 ** int(math.log2(max(count, 1024) / 1024)) * 1024))
+    palette_size = default_palette_size(count) if palette_size is None else palette_size
     if not 1 <= palette_size <= _MOST_LABELS:
         raise ValueError(f"{path}: palette_size must be 1 to {_MOST_LABELS}, got {palette_size}")
     require_valid(scene)
@@ -109,6 +107,11 @@ def write(scene: SplatScene, path: Path, *, palette_size: int | None = None) -> 
         with replacing_sog(path.parent if path.name.lower() == META else path) as folder:
             for name, data in contents.items():
                 (folder / name).write_bytes(data)
+
+
+def default_palette_size(count: int) -> int:
+    """Rows of the palette of harmonics that the format's own tools take for `count` Gaussians."""
+    return min(_MOST_LABELS, max(1024, 2 ** int(math.log2(max(count, 1024) / 1024)) * 1024))
 
 
 def _decode(files: SogFiles, meta: Json) -> SplatScene:
@@ -156,9 +159,9 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
     order = morton_order(arrays["means"])
     arrays = {name: array[order] for name, array in arrays.items()}
     low, high, lower, upper = _encode_means(arrays["means"])
-    visibility = _visibility(arrays)
-    scales = scalar_codebook(arrays["scales"].reshape(-1), weights=np.repeat(visibility, 3))
-    sh0 = scalar_codebook(arrays["sh0"].reshape(-1), weights=np.repeat(visibility, 3))
+    weights = visibility(arrays)
+    scales = scalar_codebook(arrays["scales"].reshape(-1), weights=np.repeat(weights, 3))
+    sh0 = scalar_codebook(arrays["sh0"].reshape(-1), weights=np.repeat(weights, 3))
     alphas = to_levels(alphas_from_opacities(arrays["opacities"]), 256).astype(np.uint8)
     meta: dict[str, Any] = {
         "version": 2,
@@ -173,12 +176,12 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
     images = {
         "means_l.webp": _image(lower),
         "means_u.webp": _image(upper),
-        "quats.webp": _image(_encode_quats(arrays["quats"])),
+        "quats.webp": _image(encode_quats(arrays["quats"])),
         "scales.webp": _image(nearest(arrays["scales"], scales)),
         "sh0.webp": _image(np.concatenate([nearest(arrays["sh0"][:, 0], sh0), alphas[:, None]], axis=1)),
     }
     if scene.sh_degree:
-        meta["shN"], shN_images = _encode_shN(arrays["shN"], visibility, palette_size)
+        meta["shN"], shN_images = _encode_shN(arrays["shN"], weights, palette_size)
         images.update(shN_images)
     return meta, images
 
@@ -192,13 +195,7 @@ def _encode_means(
     return low.tolist(), high.tolist(), (steps & 255).astype(np.uint8), (steps >> 8).astype(np.uint8)
 
 
-def _encode_quats(quats: Float32[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
-    others, left_out = leave_out_largest(quats)
-    codes = to_levels(others * np.float32(0.5 / LARGEST_OTHER) + np.float32(0.5), 256)
-    return np.concatenate([codes, left_out[:, None] + FIRST_TAG], axis=1).astype(np.uint8)
-
-
-def _visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
+def visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
     """How much an error in a Gaussian is seen: the root of its opacity times its largest cross-section.
 
     The root measured better than the product (0.1 dB) and than no weights (0.9 dB) on a real scene: what is

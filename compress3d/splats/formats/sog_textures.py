@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from compress3d.splats.formats.checked_json import Json
-from compress3d.splats.formats.smallest_three import LARGEST_OTHER, restore_largest
+from compress3d.splats.formats.quantization import to_levels
+from compress3d.splats.formats.smallest_three import LARGEST_OTHER, leave_out_largest, restore_largest
 from compress3d.splats.formats.sog_files import SogFiles
 
 FIRST_TAG = 252
@@ -32,13 +33,24 @@ def decode_means(files: SogFiles, field: Json, count: int) -> Float32[np.ndarray
     return (np.sign(logs) * np.expm1(np.abs(logs))).astype(np.float32)
 
 
-def decode_quats(files: SogFiles, field: Json, count: int) -> Float32[np.ndarray, "N 4"]:
-    """Rotations (w, x, y, z): the three smaller components as bytes; an unknown tag stands for no rotation."""
-    texels = gaussian_texels(files, field["files"][0], count)
+def encode_quats(quats: Float32[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
+    """Texels of rotations (w, x, y, z): the three smaller components as bytes, and a tag for the largest."""
+    others, left_out = leave_out_largest(quats)
+    codes = to_levels(others * np.float32(0.5 / LARGEST_OTHER) + np.float32(0.5), 256)
+    return np.concatenate([codes, left_out[:, None] + FIRST_TAG], axis=1).astype(np.uint8)
+
+
+def quats_from_texels(texels: UInt8[np.ndarray, "N 4"]) -> Float32[np.ndarray, "N 4"]:
+    """Rotations (w, x, y, z) of their texels; an unknown tag stands for no rotation."""
     others = (texels[:, :3].astype(np.float32) / 255 - 0.5) * np.float32(2 * LARGEST_OTHER)
     left_out = texels[:, 3].astype(np.int64) - FIRST_TAG
     quats = restore_largest(others, np.maximum(left_out, 0))
     return np.where(left_out[:, None] >= 0, quats, np.array([1, 0, 0, 0], np.float32))
+
+
+def decode_quats(files: SogFiles, field: Json, count: int) -> Float32[np.ndarray, "N 4"]:
+    """Rotations (w, x, y, z) of the texture that a field names."""
+    return quats_from_texels(gaussian_texels(files, field["files"][0], count))
 
 
 def palette_rows(files: SogFiles, name: Json, count: int, size: int) -> Int64[np.ndarray, " N"]:

@@ -165,6 +165,19 @@ def write(
         temporary.write_bytes(blob)
 
 
+def rounded(scene: SplatScene, *, version: int = 3, sh1_bits: int = 5, sh_rest_bits: int = 4) -> SplatScene:
+    """What is read back after `write` with these options, in the order of `scene`, without a file.
+
+    Raises:
+        ValueError: the scene is out of the format's reach.
+    """
+    stored, nowhere = reframe(scene, PLY_AXES, _DEFAULT_AXES), Path("scene.spz")
+    fixed, fractional_bits = _fixed_point(nowhere, _numpy(stored.means), None)
+    header = _Header(version, len(scene), scene.sh_degree, fractional_bits, _ANTIALIASED if scene.antialiased else 0)
+    arrays = [fixed, *_encode(stored, version, sh1_bits, sh_rest_bits)]
+    return reframe(_decode(nowhere, header, arrays), _DEFAULT_AXES, PLY_AXES)
+
+
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.detach().cpu().numpy()
     return array
