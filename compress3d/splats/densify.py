@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
 from compress3d.splats.parameters import TrainableScene
+from compress3d.splats.scene import SplatScene
 
 try:
     from gsplat.strategy import DefaultStrategy, MCMCStrategy, ops
@@ -58,7 +59,7 @@ class Adaptive:
     huge: float = 0.1
     faint: float = 0.005
 
-    def penalty(self, opacities: Tensor, scales: Tensor) -> Tensor | None:
+    def penalty(self, scene: SplatScene) -> Tensor | None:
         """Nothing is added to the loss."""
         return None
 
@@ -87,9 +88,9 @@ class MarkovChain:
     opacity_weight: float = 0.01
     scale_weight: float = 0.01
 
-    def penalty(self, opacities: Tensor, scales: Tensor) -> Tensor | None:
+    def penalty(self, scene: SplatScene) -> Tensor | None:
         """Added to the loss (section 3.4): with it unused Gaussians fade, so that they can be moved."""
-        return self.opacity_weight * opacities.mean() + self.scale_weight * scales.mean()
+        return self.opacity_weight * scene.peak_opacities().mean() + self.scale_weight * scene.scales.exp().mean()
 
 
 DensityControl = Adaptive | MarkovChain
@@ -191,6 +192,7 @@ class Densifier:
 class _Capped(DefaultStrategy):
     """The strategy grows only the Gaussians of the largest gradients where all would be more than the cap."""
 
+    grow_grad2d: float = 0.0002
     cap: int = 0
 
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:

@@ -56,9 +56,15 @@ def quality_to_photographs(
         decibels.append(float(psnr(image[None], photograph[None])) + _unmasked(capture, index))
         similarity.append(float(ssim(image[None], photograph[None])))
         report((done + 1) / len(views), "judging against photographs")
-    means = (sum(values) / len(values) for values in (decibels, similarity))
-    size = (capture.cameras.width, capture.cameras.height)
-    return Quality(PHOTOGRAPHS, *size, *means, tuple(decibels), tuple(similarity))
+    return Quality(
+        PHOTOGRAPHS,
+        capture.cameras.width,
+        capture.cameras.height,
+        sum(decibels) / len(views),
+        sum(similarity) / len(views),
+        tuple(decibels),
+        tuple(similarity),
+    )
 
 
 def _unmasked(capture: Capture, index: int) -> float:

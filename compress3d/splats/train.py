@@ -269,7 +269,7 @@ class SplatTraining(lightning.LightningModule):
     @property
     def standing(self) -> str:
         """Where it stands, for whoever watches: "PSNR 27.1 of held-out training views, 23,411 Gaussians"."""
-        count = f"{len(self.splats.means):,} Gaussians"
+        count = f"{len(self.splats.scene()):,} Gaussians"
         return f"PSNR {self.watched[-1][1]:.2f} of {self.watched_views}, {count}" if self.watched else count
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -288,7 +288,7 @@ class SplatTraining(lightning.LightningModule):
         if mask is not None:
             image = torch.lerp(target, image, mask[..., None])
         loss = photometric_loss(image, target, settings.dssim)
-        penalty = settings.density.penalty(torch.sigmoid(self.splats.opacities), torch.exp(self.splats.scales))
+        penalty = settings.density.penalty(self.splats.scene())
         self.manual_backward(loss if penalty is None else loss + penalty)
         for optimizer in optimizers.values():
             optimizer.step()
@@ -347,7 +347,7 @@ class SplatTraining(lightning.LightningModule):
         keep = self.settings.pruning.keep(self.splats.frozen(), self._photographs_seen())
         self._densifier.keep(self.splats, optimizers, keep)
         if last:
-            self._densifier.cap = min(self._densifier.cap, len(self.splats.means))
+            self._densifier.cap = min(self._densifier.cap, int(keep.sum()))
 
     def _photographs_seen(self) -> Cameras:
         return self.capture.cameras[torch.tensor(self.seen)]
@@ -363,8 +363,5 @@ def _on(device: torch.device, capture: Capture) -> Capture:
     """The photographs on `device`, where they are composited; the cameras stay."""
     if device.type == "cpu":
         return capture
-    moved = {
-        name: None if tensor is None else tensor.to(device)
-        for name, tensor in (("alphas", capture.alphas), ("masks", capture.masks))
-    }
-    return replace(capture, images=capture.images.to(device), **moved)
+    alphas, masks = (None if tensor is None else tensor.to(device) for tensor in (capture.alphas, capture.masks))
+    return replace(capture, images=capture.images.to(device), alphas=alphas, masks=masks)

@@ -1,0 +1,131 @@
+"""What `secateur splat train` does, and how it shows it. Its arguments are in `compress3d/commands.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from compress3d.captures import Split, read_capture
+from compress3d.splats.densify import Adaptive, MarkovChain
+from compress3d.splats.evaluate import SceneFile
+from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.photographs import quality_to_photographs
+from compress3d.splats.pruning import PruneAt, radsplat, sundae, to_budget
+from compress3d.splats.train import Training, TrainRecord, train
+from compress3d.splats.train_report import write_training_report
+from compress3d.suffixes import splat_codec
+from secateur.console import console, progress_bar, stretch
+from secateur.quantities import format_bytes, format_decibels, parse_keep
+
+
+def train_capture(
+    capture: Path,
+    output: Path,
+    steps: int,
+    sh_degree: int,
+    long_side: int | None,
+    split: Split | None,
+    strict: bool,
+    density: str,
+    max_gaussians: int | None,
+    prune: str | None,
+    keep: str | None,
+    antialiased: bool,
+    seed: int,
+    device: str | None,
+    checkpoint: Path | None,
+    resume: bool,
+    report: Path | None,
+) -> TrainRecord:
+    """`secateur splat train`."""
+    if splat_codec(output.name) is None:
+        raise ValueError(f"{output}: no format of splat scenes has this suffix; .ply keeps everything")
+    if resume and checkpoint is None:
+        raise ValueError("--resume goes on from a checkpoint: say from which with --checkpoint FILE")
+    training = Training(
+        sh_degree=sh_degree,
+        density=MarkovChain() if density == "mcmc" else Adaptive(),
+        pruning=_pruning(prune, keep),
+        max_gaussians=max_gaussians,
+        antialiased=antialiased,
+        seed=seed,
+    )
+    with progress_bar() as progress:
+        photographs = read_capture(
+            capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
+        )
+        try:
+            scene, record = train(
+                photographs,
+                steps=steps,
+                training=training,
+                device=_device(device),
+                checkpoint=checkpoint,
+                resume=resume,
+                report=stretch(progress, 0.01, 0.99),
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_how_to_go_on(str(stop), checkpoint)) from None
+        write_scene(scene, output)
+        progress(0.99, "judging what was written")
+        written, views = read_scene(output), photographs.test.tolist()
+        record = replace(
+            record,
+            scene=SceneFile.describe(output, written, record.scene.speed),
+            quality=quality_to_photographs(written, photographs, views) if views else None,
+        )
+        if report is not None:
+            progress(0.99, "drawing the report")
+            write_training_report(record, written, photographs, report)
+    return record
+
+
+def show_training(record: TrainRecord) -> None:
+    """A table of the scene and of how close it comes to the photographs."""
+    file, quality = record.scene, record.quality
+    table = Table("", "", title=file.name, title_justify="left", title_style="bold", show_header=False)
+    table.columns[1].justify = "right"
+    table.add_row("Gaussians", f"{file.gaussians:,}")
+    table.add_row("spherical-harmonic degree", str(file.sh_degree))
+    table.add_row("size", format_bytes(file.bytes))
+    if quality is not None:
+        views = f"{len(quality.psnr)} test photographs at {quality.width}x{quality.height}"
+        table.add_row(f"PSNR against {views}", format_decibels(quality.mean_psnr))
+        table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
+    if file.speed:
+        table.add_row("frames/s", f"{file.speed.frames_per_second:.1f}")
+    table.add_row("steps", f"{record.fit.steps:,}")
+    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
+    if record.skipped:
+        table.add_row("photographs listed but absent, left out", str(record.skipped))
+    console.print(table)
+
+
+def _pruning(prune: str | None, keep: str | None) -> PruneAt | None:
+    if prune == "radsplat":
+        if keep is not None:
+            raise ValueError("RadSplat prunes by a threshold, so there is no --keep: leave one of the two out")
+        return radsplat()
+    amount = None if keep is None else parse_keep(keep)
+    if prune == "sundae":
+        if isinstance(amount, int):
+            raise ValueError(f"SUNDAE keeps a share of what has grown, not a count such as --keep {keep}")
+        return sundae() if amount is None else sundae(amount)
+    return None if amount is None else to_budget(amount)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch finds no CUDA device here")
+    return torch.device(name)
+
+
+def _how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "nothing written; --checkpoint FILE would have kept what was trained"
+    return f"{stopped or 'nothing saved yet'}; the same command with --resume goes on"
