@@ -1,9 +1,10 @@
-"""The commands of this package and their arguments. What they do is in `splats/cli.py`, imported when one of them runs:
-help must not wait for torch."""
+"""The commands of this package and their arguments. What they do is in `splats/cli.py` and `splats/train_cli.py`,
+imported when one of them runs: help must not wait for torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,11 @@ _CAMERAS: dict[str, Any] = {
 _SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
 
 
-def _later(name: str) -> Callable[..., Any]:
-    """A function of `splats/cli.py`, looked up when it is called."""
+def _later(name: str, module: str = "cli") -> Callable[..., Any]:
+    """A function of `splats/cli.py`, or of another module there, looked up when it is called."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        from compress3d.splats import cli
-
-        return getattr(cli, name)(*arguments, **options)
+        return getattr(import_module(f"compress3d.splats.{module}"), name)(*arguments, **options)
 
     return call
 
@@ -62,11 +61,29 @@ def _parse_count(value: Any) -> int:
     return int(value)
 
 
+def _parse_whole(value: Any) -> int:
+    text = str(value).replace("_", "")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{value!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _parse_kept(value: Any) -> str:
+    parse_keep(value)
+    return str(value)
+
+
 def _parse_axes(value: Any) -> str:
     axes = str(value).upper()
     if len(axes) != 3 or any(len(set(axes) & set(pair)) != 1 for pair in ("RL", "DU", "FB")):
         raise ValueError(f"{value!r} are not axes: give one each of R|L, D|U and F|B, such as RDF")
     return axes
+
+
+def _parse_steps(value: Any) -> int:
+    if not str(value).isdecimal() or int(value) > 1_000_000:
+        raise ValueError(f"{value!r} is not a number of steps from 0 to 1000000")
+    return int(value)
 
 
 def _add_scene(parser: ArgumentParser) -> None:
@@ -117,6 +134,18 @@ def _configure_compress(parser: ArgumentParser) -> None:
         metavar="DB",
         help=f"dB that the file must hold against the original's own renders{several}",
     )
+    parser.add_argument(
+        "--recover",
+        type=argument_type(_parse_steps),
+        metavar="N",
+        help="gradient steps that win back what compression cost (default: 600, about a minute; 0: none)",
+    )
+    parser.add_argument(
+        "--captures",
+        type=Path,
+        metavar="DIR",
+        help="photographs of the scene, in its frame, to recover by beside the original's own renders",
+    )
     _add_degree(parser)
     parser.add_argument("--cameras", **_CAMERAS)
     parser.add_argument("--seed", **_SEED)
@@ -145,6 +174,67 @@ def _configure_render(parser: ArgumentParser) -> None:
     pixels = argument_type(_parse_pixels)
     parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
     parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
+
+
+def _configure_train(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "capture",
+        type=Path,
+        metavar="CAPTURE",
+        help="posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="file to write; its suffix says the format"
+    )
+    count, pixels = argument_type(_parse_whole), argument_type(_parse_pixels)
+    parser.add_argument(
+        "--steps", type=count, default=15_000, metavar="N", help="steps of one photograph each (default: 15000)"
+    )
+    parser.add_argument(
+        "--sh-degree",
+        type=argument_type(_parse_degree),
+        default=3,
+        metavar="D",
+        help="degree of the spherical harmonics, 0 to 3 (default: 3)",
+    )
+    parser.add_argument(
+        "--long-side", type=pixels, metavar="PIXELS", help="make photographs smaller, to this long side"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("file", "every8"),
+        help="photographs to judge by: the capture's own, or every eighth by name (default: its own, if it has some)",
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse a capture with photographs missing")
+    parser.add_argument(
+        "--density",
+        choices=("default", "mcmc"),
+        default="default",
+        help="where Gaussians are born and die: 3DGS's adaptive control, or Markov chain Monte Carlo",
+    )
+    parser.add_argument(
+        "--max-gaussians",
+        type=count,
+        metavar="N",
+        help="the most that may be grown (default: 60000 on a CPU, a million on a GPU)",
+    )
+    parser.add_argument(
+        "--prune",
+        choices=("radsplat", "sundae"),
+        help="prune while training, as one of these publications does",
+    )
+    parser.add_argument(
+        "--keep",
+        type=argument_type(_parse_kept),
+        metavar="SHARE",
+        help="what pruning while training leaves: a share (25%%, 0.25) or a count (20000, 20k) of Gaussians",
+    )
+    parser.add_argument("--antialiased", action="store_true", help="train for the mip (antialiased) rasteriser")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
+    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to keep what is trained so far in")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
 
 
 class SplatEvaluator:
@@ -190,6 +280,12 @@ SPLAT = CommandGroup(
         ),
         "render": Command(
             "draw pictures of a scene", _configure_render, _later("render_file"), _later("show_pictures")
+        ),
+        "train": Command(
+            "train a scene from posed photographs",
+            _configure_train,
+            _later("train_capture", "train_cli"),
+            _later("show_training", "train_cli"),
         ),
     },
 )

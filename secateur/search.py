@@ -47,12 +47,18 @@ def largest_within(
 
 
 def smallest_holding(
-    measure: Callable[[int], float], target: float, most: int, guess: int, tolerance: float = 0.03, excess: float = 0.1
+    measure: Callable[[int], float],
+    target: float,
+    most: int,
+    guess: int,
+    tolerance: float = 0.03,
+    excess: float = 0.1,
+    tries: int = MOST_TRIES,
 ) -> int | None:
     """The smallest count whose measure is at least `target`, for a measure that grows about with the logarithm of it.
 
     Stops at a count whose measure exceeds the target by at most `excess`, or that is within `tolerance` of one that
-    does not hold, or after `MOST_TRIES`.
+    does not hold, or after so many tries; where none of them held, after `most`.
 
     Args:
         measure: count in [1, most] -> what must be at least `target`; it may be infinite.
@@ -61,6 +67,7 @@ def smallest_holding(
         guess: where to begin.
         tolerance: share by which the count may be larger than need be.
         excess: by how much the measure may be better than need be.
+        tries: the most, but for a last one of `most`.
 
     Returns:
         a count that was measured and holds, or None where not even `most` does.
@@ -68,7 +75,7 @@ def smallest_holding(
     tried: dict[float, float] = {}
     holds, falls = most + 1, 0
     while holds - falls > max(1.0, tolerance * holds):
-        if len(tried) >= MOST_TRIES:
+        if len(tried) >= tries:
             if holds <= most:
                 break
             guess = most

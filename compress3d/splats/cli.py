@@ -10,20 +10,25 @@ import torch
 from rich.table import Table
 
 from compress3d.cameras import Cameras
+from compress3d.captures import Capture, read_capture
 from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compression, Compressor
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
+from compress3d.splats.recover import RECOVERY
 from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import orbit
 from compress3d.suffixes import splat_codec
-from secateur.console import console, progress_bar, stretch
+from secateur.console import console, messages, progress_bar, stretch
 from secateur.files import replacing_file
 from secateur.interrupts import naming_what_was_written
 from secateur.quantities import format_bytes, format_decibels
 from secateur.report.record import Steps
+
+_LONGEST_SIDE = 800
+"""Photographs to recover by are made no larger than this: a step's time goes with their pixels."""
 
 _PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -78,6 +83,8 @@ def compress_file(
     keep: str | None,
     size: str | None,
     psnr: str | None,
+    recover: int | None,
+    captures: Path | None,
     sh_degree: int | None,
     cameras: Path | None,
     seed: int,
@@ -88,7 +95,15 @@ def compress_file(
     budgets = _budgets(keep, size, psnr)
     views = None if cameras is None else Cameras.load(cameras)
     scene = read_scene(file, spz_axes=spz_axes)
-    compressor = Compressor(scene, views, sh_degree=sh_degree, seed=seed, source=file)
+    compressor = Compressor(
+        scene,
+        views,
+        recover=RECOVERY if recover is None else recover,
+        photographs=_photographs(captures),
+        sh_degree=sh_degree,
+        seed=seed,
+        source=file,
+    )
     outputs = [output if len(budgets) == 1 else _tagged(output, tag) for tag, _ in budgets]
     records: list[Compression] = []
     written: list[Path] = []
@@ -226,6 +241,17 @@ def _budgets(keep: str | None, size: str | None, psnr: str | None) -> list[tuple
         for flag, texts in given.items()
         for text in texts.split(",")
     ] or [("", Budget())]
+
+
+def _photographs(folder: Path | None) -> Capture | None:
+    """The photographs of a capture that are there to learn from."""
+    if folder is None:
+        return None
+    with progress_bar() as progress:
+        capture = read_capture(folder, long_side=_LONGEST_SIDE, report=progress)
+    if capture.skipped:
+        messages.print(f"{folder}: {capture.skipped} listed photographs are not there")
+    return capture.subset(capture.train)
 
 
 def _tag(flag: str, text: str) -> str:

@@ -12,21 +12,33 @@ import torch
 from compress3d.cameras import Cameras
 from compress3d.splats.budget import Budget
 from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
+from compress3d.splats.formats.sog_files import replacing_sog
+from compress3d.splats.pictures import Pictures, Renders
 from compress3d.splats.rasterize.contributions import Observation, observe
+from compress3d.splats.recover import RECOVERY, Recover
 from compress3d.splats.refit import Refit
+from compress3d.splats.rounding import has_rounding, rounding_for
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
 from compress3d.splats.trials import Attempt, Bench, Trial, meet
 from compress3d.splats.views import sample_views, split_views
 from secateur.console import Report, silent, stretch
-from secateur.files import replacing_file, replacing_folder
+from secateur.files import replacing_file
 from secateur.metrics.speed import Speed
-from secateur.report.record import Machine, describe_machine, package_versions
+from secateur.report.record import Machine, describe_machine, package_versions, to_json
+from secateur.training import FitRecord
 
 VIEWS = 48
 """Views that are sampled when no cameras are given: half to score with, half held out to judge with."""
 
+TEACHING_VIEWS, VALIDATION_VIEWS = 64, 6
+"""Views of the original that a recovery learns from, the scored ones among them, and that it chooses its weights by."""
+
+ROUNDED_SHARE = 0.25
+"""Share of a recovery's steps, the last ones, that are made through the rounding of the file's format."""
+
 _SAME_VIEW = 1e-3
+_TEACHING_BYTES = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class Compression:
         quality: of the file, read back, on the held-out views; of the scene in memory where no file was written.
         quality_in_memory: of the scene before the file's format rounded it.
         trials: what the search for a size or a quality tried, in order.
+        recovery: the fits that won back quality, in order: the last ones, where a quality was searched for.
         seconds: time by step.
         machine: where it ran.
         versions: of the packages that matter.
@@ -52,6 +65,7 @@ class Compression:
     quality: Quality
     quality_in_memory: Quality
     trials: tuple[Trial, ...]
+    recovery: tuple[FitRecord, ...]
     seconds: dict[str, float]
     machine: Machine
     versions: dict[str, str]
@@ -65,6 +79,8 @@ def compress(
     keep: float | int | str | None = None,
     size_bytes: int | str | None = None,
     psnr: float | str | None = None,
+    recover: int | Recover = RECOVERY,
+    photographs: Pictures | None = None,
     cameras: Cameras | None = None,
     sh_degree: int | None = None,
     seed: int = 0,
@@ -73,9 +89,10 @@ def compress(
 ) -> tuple[SplatScene, Compression]:
     """Make a scene smaller, and measure what that cost.
 
-    Gaussians are merged and the rest refitted to exactly the count that the budget leaves. Quality is that of the
-    written file, read back: PSNR and SSIM against the original's own renders, on views that the compression never
-    looked through. Keeping everything changes nothing, bit for bit.
+    Gaussians are merged and the rest refitted to exactly the count that the budget leaves; then gradient steps recover
+    what that cost, the last of them through the rounding of the file's format. Quality is that of the written file,
+    read back: PSNR and SSIM against the original's own renders, on views that the compression never looked through.
+    Keeping everything changes nothing, bit for bit.
 
     Args:
         scene: the original; it is not changed.
@@ -83,6 +100,8 @@ def compress(
         keep: share ("25%", 0.25) or count (50_000, "50k") of the Gaussians to keep.
         size_bytes: size that the file must not exceed (2_000_000, "2MB"); it comes within 3 % of it.
         psnr: dB that the written file must hold; the smallest count that does is searched for.
+        recover: gradient steps, or how they are made; 0 leaves it at merging and refitting, which takes seconds.
+        photographs: of the scene, in its frame: they are learnt from beside the original's renders.
         cameras: views of the scene, at least two: every second one is held out to judge with; where the others are few,
             sampled views join them, because a refit to few views fits no other. None: all are sampled by shape.
         sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped; where there were any, what is
@@ -100,7 +119,8 @@ def compress(
     budget = Budget.parse(keep, size_bytes, psnr)
     path = None if output is None else Path(output)
     file = None if source is None else Path(source)
-    return Compressor(scene, cameras, sh_degree=sh_degree, seed=seed, source=file).compress(budget, path, progress)
+    options = {"recover": recover, "photographs": photographs, "sh_degree": sh_degree, "seed": seed, "source": file}
+    return Compressor(scene, cameras, **options).compress(budget, path, progress)  # type: ignore[arg-type]
 
 
 class Compressor:
@@ -114,28 +134,40 @@ class Compressor:
         scene: SplatScene,
         cameras: Cameras | None = None,
         *,
+        recover: int | Recover = RECOVERY,
+        photographs: Pictures | None = None,
         sh_degree: int | None = None,
         seed: int = 0,
         source: Path | None = None,
     ) -> None:
         if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
             raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
+        self.recovery = Recover(steps=recover, seed=seed) if isinstance(recover, int) else recover
+        self.photographs = photographs
         self.options: dict[str, object] = {"seed": seed, "sh_degree": sh_degree, "views_given": len(cameras or ())}
+        self.options |= {
+            "recover": to_json(self.recovery),
+            "photographs": 0 if photographs is None else len(photographs.cameras),
+        }
         if cameras is None:
             cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
         score_views, judge_views = split_views(cameras)
-        self.cameras = _topped_up(score_views, judge_views, scene, seed)
+        self.cameras = _topped_up(score_views, VIEWS // 2, judge_views, scene, seed + 1)
         self.judge = Judge(scene, judge_views)
         self.source = source
         self.scene = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
         self._observation: Observation | None = None
+        self._seed = seed
+        self._pictures: tuple[list[Pictures], Pictures] | None = None
+        self._fits: tuple[FitRecord, ...] = ()
 
     def compress(self, budget: Budget, output: Path | None, report: Report = silent) -> tuple[SplatScene, Compression]:
         """As `compress`; what an earlier call has done already is not in this one's seconds."""
         if budget.size_bytes is not None and output is None:
             raise ValueError("a size needs an output, because the format decides how many bytes a Gaussian takes")
         with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-            bench = Bench(self.scene, self.simplify, self.judge, budget, Path(folder), output)
+            recover = self.recover if self.recovery.steps else None
+            bench = Bench(self.scene, self.simplify, recover, self.cameras, self.judge, budget, Path(folder), output)
             bench.check()
             report(0.0, "rendering the original")
             with bench.steps("render the original"):
@@ -162,6 +194,35 @@ class Compressor:
             return Refit()(self.scene, self.cameras, images, lambda done: report(done, "refit"))
         return simplify(self.scene, count, self.cameras, observation=self._observation, progress=report)
 
+    def recover(self, scene: SplatScene, output: Path | None, options: dict[str, int], report: Report) -> SplatScene:
+        """A simplified scene after gradient steps, the last of them through the rounding of the output's format."""
+        if scene is self.judge.original:
+            return scene
+        pictures, validation = self._teachers(stretch(report, 0.0, 0.1))
+        rounded = max(1, round(ROUNDED_SHARE * self.recovery.steps)) if output and has_rounding(output) else 0
+        first = replace(self.recovery, steps=self.recovery.steps - rounded)
+        learning, finishing = stretch(report, 0.1, 0.75), stretch(report, 0.75, 1.0)
+        scene, record = first(scene, pictures, validation, report=_titled("recover", learning))
+        self._fits = (record,)
+        if output and rounded:
+            step, told = rounding_for(output, scene, **options), _titled("recover, rounded", finishing)
+            scene, record = self.recovery.finer(rounded)(scene, pictures, validation, rounding=step, report=told)
+            scene, self._fits = step(scene), (*self._fits, record)
+        return scene
+
+    def _teachers(self, report: Report) -> tuple[list[Pictures], Pictures]:
+        """Pictures to learn from and to choose by; rendered once."""
+        if self._pictures is None:
+            pixels = self.cameras.width * self.cameras.height
+            count = max(len(self.cameras), min(TEACHING_VIEWS, _TEACHING_BYTES // (16 * pixels)))
+            cameras = _topped_up(self.cameras, count, self.judge.cameras, self.judge.original, self._seed + 2)
+            other = _topped_up(cameras[:0], VALIDATION_VIEWS, self.judge.cameras, self.judge.original, self._seed + 3)
+            total = len(cameras) + len(other)
+            renders = Renders.of(self.judge.original, cameras, lambda done: report(done / total, "render the teacher"))
+            chosen_by = Renders.of(self.judge.original, other)
+            self._pictures = [renders, *([] if self.photographs is None else [self.photographs])], chosen_by
+        return self._pictures
+
     def _record(self, bench: Bench, best: Attempt) -> Compression:
         """Judge what came out."""
         decoded, judge = bench.decoded(best), self.judge
@@ -178,6 +239,7 @@ class Compressor:
             quality=quality,
             quality_in_memory=in_memory,
             trials=tuple(bench.trials),
+            recovery=self._fits,
             seconds=bench.steps.seconds,
             machine=describe_machine(),
             versions=package_versions(*PACKAGES),
@@ -185,16 +247,20 @@ class Compressor:
         )
 
 
-def _topped_up(score_views: Cameras, judge_views: Cameras, scene: SplatScene, seed: int) -> Cameras:
-    """`score_views`, and sampled ones up to half of `VIEWS`; none of them is a view to judge with."""
-    missing = VIEWS // 2 - len(score_views)
+def _topped_up(cameras: Cameras, count: int, avoided: Cameras, scene: SplatScene, seed: int) -> Cameras:
+    """`cameras`, and sampled ones up to `count`; none of these is one of the `avoided`."""
+    missing = count - len(cameras)
     if missing <= 0:
-        return score_views
-    sampled = sample_views(scene, missing, score_views.width, score_views.height, seed=seed + 1)
-    distances = (sampled.viewmats[:, None] - judge_views.viewmats).abs().amax(dim=(2, 3)).amin(dim=1)
+        return cameras
+    sampled = sample_views(scene, missing, cameras.width, cameras.height, seed=seed)
+    distances = (sampled.viewmats[:, None] - avoided.viewmats).abs().amax(dim=(2, 3)).amin(dim=1)
     other = sampled[distances > _SAME_VIEW]
-    viewmats, Ks = torch.cat([score_views.viewmats, other.viewmats]), torch.cat([score_views.Ks, other.Ks])
-    return replace(score_views, viewmats=viewmats, Ks=Ks)
+    viewmats, Ks = torch.cat([cameras.viewmats, other.viewmats]), torch.cat([cameras.Ks, other.Ks])
+    return replace(cameras, viewmats=viewmats, Ks=Ks)
+
+
+def _titled(title: str, report: Report) -> Report:
+    return lambda done, said: report(done, f"{title}: {said}" if said else title)
 
 
 def _describe(path: Path | None, scene: SplatScene, speed: Speed) -> SceneFile:
@@ -205,7 +271,7 @@ def _publish(trial: Path, output: Path) -> None:
     """Put the file, or the folder of files, that a trial wrote in the output's place."""
     if trial.is_dir() or trial.name == "meta.json":
         source, target = (trial, output) if trial.is_dir() else (trial.parent, output.parent)
-        with replacing_folder(target) as folder:
+        with replacing_sog(target) as folder:
             shutil.copytree(source, folder, dirs_exist_ok=True)
         return
     with replacing_file(output) as temporary:

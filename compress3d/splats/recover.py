@@ -6,7 +6,7 @@ No photographs are needed, because the original is the teacher; where there are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -26,6 +26,9 @@ from secateur.console import Report, silent
 from secateur.metrics.image import psnr
 from secateur.training import FitRecord, Shuffled, cosine, fit, generator_at
 
+RECOVERY = 600
+"""Steps of a recovery unless told otherwise; `secateur splat compress --help` says so, too."""
+
 WHITE = (1.0, 1.0, 1.0)
 VALIDATIONS = 8
 """How often a recovery is validated."""
@@ -39,7 +42,8 @@ class Recover:
 
     Args:
         steps: one picture each; 0 leaves the scene as it is.
-        rates: Adam's step sizes at the peak of the schedule; lower than in training, because the start is good.
+        rates: Adam's step sizes at the peak of the schedule. The means, which are right already, move less than in
+            training; colours and shapes, for which there are few steps, learn faster.
         warmup: share of the steps over which the rates rise, while Adam's second moments settle.
         final_rate: factor of the rates at the end of their half cosine.
         dssim: weight of the structural part of the loss.
@@ -49,9 +53,9 @@ class Recover:
         seed: of the order of the pictures and of the backgrounds.
     """
 
-    steps: int = 600
+    steps: int = RECOVERY
     rates: LearningRates = field(
-        default_factory=lambda: LearningRates(means=1e-4, quats=1e-3, scales=3e-3, opacities=1e-2, sh0=2.5e-3, shN=5e-4)
+        default_factory=lambda: LearningRates(means=5e-5, quats=2e-3, scales=5e-3, opacities=2e-2, sh0=5e-3, shN=1e-3)
     )
     warmup: float = 0.05
     final_rate: float = 0.05
@@ -59,6 +63,11 @@ class Recover:
     backgrounds: float = 0.5
     ema: float | None = None
     seed: int = 0
+
+    def finer(self, steps: int) -> Recover:
+        """What may follow this recovery: `steps` that begin at a third of its rates, without a warm-up."""
+        rates = LearningRates(**{name: rate / 3 for name, rate in asdict(self.rates).items()})
+        return replace(self, steps=steps, rates=rates, warmup=0.0, seed=self.seed + 1)
 
     def __call__(
         self,
@@ -120,7 +129,7 @@ class _Recovery(lightning.LightningModule):
         super().__init__()
         self.trainable = TrainableScene(scene)
         self.options, self.pictures, self.validation = options, tuple(pictures), validation
-        self.rounding: Rounding = rounding or (lambda one: one)
+        self.rounding = rounding
         self.places = [(part, index) for part in self.pictures for index in range(len(part.cameras))]
 
     def training_step(self, batch: Tensor, step: int) -> Tensor:
@@ -134,24 +143,23 @@ class _Recovery(lightning.LightningModule):
 
     def validation_score(self) -> float:
         assert self.validation is not None
-        white = self.trainable.means.new_tensor(WHITE)
+        white = torch.tensor(WHITE, device=self.device)
         images = [self._render(self.validation, index, white) for index in range(len(self.validation.cameras))]
         targets = [self.validation.image(index, white).to(white) for index in range(len(images))]
         return float(psnr(torch.stack(images), torch.stack(targets)).mean())
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, object]]]:
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         cameras = max((part.cameras for part in self.pictures), key=len)
         optimizer = self.trainable.optimizer(self.options.rates, extent(cameras))
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, self._rate), "interval": "step"}]
-
-    def _rate(self, step: int) -> float:
         steps, warmup = self.options.steps, int(self.options.warmup * self.options.steps)
-        return cosine(warmup, steps, self.options.final_rate)(step)
+        return [optimizer], [LambdaLR(optimizer, cosine(warmup, steps, self.options.final_rate))]
 
     def _background(self, step: int) -> Float[Tensor, " 3"]:
         drawn = torch.rand(4, generator=generator_at(self.options.seed + 1, step))
         return drawn[:3] if float(drawn[3]) < self.options.backgrounds else torch.tensor(WHITE)
 
     def _render(self, part: Pictures, index: int, background: Tensor) -> Tensor:
+        scene = self.trainable.scene()
+        seen = scene if self.rounding is None else self.rounding(scene)
         red, green, blue = background.tolist()
-        return render(self.rounding(self.trainable.scene()), part.cameras[index], (red, green, blue))[0]
+        return render(seen, part.cameras[index], (red, green, blue))[0]

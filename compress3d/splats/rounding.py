@@ -29,18 +29,20 @@ Rounding = Callable[[SplatScene], SplatScene]
 """From a scene to the one that a reader of its file gets, differentiable as if it were the same."""
 
 
-def rounding_for(path: Path, scene: SplatScene, **options: Any) -> Rounding | None:
-    """The rounding of the format that `path` names, for scenes like `scene`; None where none is offered.
+def has_rounding(path: Path) -> bool:
+    """Whether `rounding_for` knows the format that `path` names."""
+    return (splat_codec(path.name) or "sog") in ("sog", "spz")
+
+
+def rounding_for(path: Path, scene: SplatScene, **options: Any) -> Rounding:
+    """The rounding of the format that `path` names, SOG or SPZ, for scenes like `scene`.
 
     Args:
-        path: of the file that is to be written: SOG and SPZ have a rounding.
+        path: of the file that is to be written.
         scene: fixes the codebooks of a SOG.
         options: what will be given to the format's writer.
     """
-    codec = splat_codec(path.name) or "sog"
-    if codec == "sog":
-        return SogRounding(scene, **options)
-    return SpzRounding(**options) if codec == "spz" else None
+    return SpzRounding(**options) if splat_codec(path.name) == "spz" else SogRounding(scene, **options)
 
 
 class SpzRounding:

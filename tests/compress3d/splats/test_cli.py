@@ -27,7 +27,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SECATEUR_DEBUG", raising=False)
     monkeypatch.setattr("compress3d.splats.report._LONGER_SIDE", 80)
-    monkeypatch.setattr(sys.modules["compress3d.splats.compress"], "VIEWS", 8)
+    for name, number in (("VIEWS", 8), ("TEACHING_VIEWS", 4), ("VALIDATION_VIEWS", 1)):
+        monkeypatch.setattr(sys.modules["compress3d.splats.compress"], name, number)
+    monkeypatch.setattr("compress3d.splats.cli.RECOVERY", 4)
     write_scene(ball(400), tmp_path / "ball.ply")
     cameras = sample_views(ball(400), 4, 40, 32)
     (tmp_path / "cameras.json").write_text(json.dumps(cameras.to_json()))

@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import torch
 
 from compress3d.cameras import Cameras
 from compress3d.splats.budget import Budget
-from compress3d.splats.compress import Compressor, compress
+from compress3d.splats.compress import Compressor
+from compress3d.splats.compress import compress as compress_and_recover
 from compress3d.splats.evaluate import Judge
 from compress3d.splats.formats import read_scene, write_scene
+from compress3d.splats.pictures import Renders
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import sample_views, split_views
 from secateur.report.record import to_json
 from tests.compress3d.splats.test_evaluate import scene as ball
+
+compress = partial(compress_and_recover, recover=0)
 
 MODULE = sys.modules["compress3d.splats.compress"]
 """By name, because the package's attribute of that name is the function."""
@@ -24,6 +29,8 @@ MODULE = sys.modules["compress3d.splats.compress"]
 @pytest.fixture(autouse=True)
 def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "VIEWS", 8)
+    monkeypatch.setattr(MODULE, "TEACHING_VIEWS", 6)
+    monkeypatch.setattr(MODULE, "VALIDATION_VIEWS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +246,42 @@ def test_a_share_rounds_down_but_leaves_one() -> None:
     assert Budget(keep=0.01).count(7) == 1
     assert Budget(keep=9).count(7) == 7
     assert Budget().count(7) == 7
+
+
+def test_recovery_wins_back_quality(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    _, plain = compress(scene, tmp_path / "a.sog", keep=0.3, cameras=views)
+    tuned, record = compress_and_recover(scene, tmp_path / "b.sog", keep=0.3, cameras=views, recover=80)
+    assert record.quality.mean_psnr > plain.quality.mean_psnr + 0.3
+    assert len(tuned) == 300 == record.compressed.gaussians
+    assert [fit.steps for fit in record.recovery] == [60, 20]
+    assert all(fit.validations[0][1] <= max(score for _, score in fit.validations) for fit in record.recovery)
+    # What was tuned is what was written: the file's rounding costs nothing more, but for positions.
+    assert record.quality.mean_psnr == pytest.approx(record.quality_in_memory.mean_psnr, abs=0.05)
+
+
+def test_recovery_of_everything_changes_nothing(scene: SplatScene, views: Cameras) -> None:
+    kept, record = compress_and_recover(scene, keep=1.0, cameras=views, recover=10)
+    assert same(kept, scene) and record.recovery == ()
+
+
+def test_recovered_files_stay_within_their_size(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    for name, limit in (("a.sog", 20_000), ("a.spz", 12_000), ("a.ply", 50_000)):
+        _, record = compress_and_recover(scene, tmp_path / name, size_bytes=limit, cameras=views, recover=12)
+        assert 0.9 * limit < record.compressed.bytes <= limit
+        assert sum(fit.steps for fit in record.recovery) == 12
+
+
+def test_recovery_holds_a_quality_with_fewer(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    fewer, plain = (tmp_path / name for name in ("fewer.ply", "plain.ply"))
+    _, before = compress(scene, plain, psnr=24, cameras=views)
+    _, after = compress_and_recover(scene, fewer, psnr=24, cameras=views, recover=80)
+    assert after.quality.mean_psnr >= 24
+    assert after.compressed.gaussians < before.compressed.gaussians
+    assert any(trial.recovered for trial in after.trials)
+
+
+def test_photographs_join_the_teacher(scene: SplatScene, views: Cameras) -> None:
+    pictures = Renders.of(scene.select(torch.arange(0)), views)
+    blank, _ = compress_and_recover(scene, keep=0.3, cameras=views, recover=30, photographs=pictures)
+    taught, _ = compress_and_recover(scene, keep=0.3, cameras=views, recover=30)
+    assert float(blank.peak_opacities().mean()) < float(taught.peak_opacities().mean())
