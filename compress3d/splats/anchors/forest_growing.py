@@ -99,13 +99,13 @@ class ForestGrower:
             return 0
         field.parents, inner = renumbered(field.parents[leaves])
         field.roots, trees = renumbered(field.roots[inner])
-        for parameter, kept in (
-            (field.means, leaves),
-            (field.opacities, leaves),
-            (field.inner_features, inner),
-            (field.root_features, trees),
+        for names, kept in (
+            (("means", "opacities"), leaves),
+            (("inner_features",), inner),
+            (("root_features",), trees),
         ):
-            change_rows(optimizer, parameter, kept, parameter.detach()[:0])
+            for name in names:
+                change_rows(optimizer, field, name, kept, field.get_parameter(name).detach()[:0])
         self.sightings.change(leaves, 0)
         return before - len(leaves)
 
@@ -132,10 +132,10 @@ class ForestGrower:
         trees = field.roots[parents[own_root]]
         all_leaves, all_inner = torch.arange(len(field)), torch.arange(len(field.roots))
         all_trees = torch.arange(len(field.root_features))
-        change_rows(optimizer, field.root_features, all_trees, field.root_features.detach()[trees])
-        change_rows(optimizer, field.inner_features, all_inner, field.inner_features.detach()[branches])
-        change_rows(optimizer, field.means, all_leaves, positions)
-        change_rows(optimizer, field.opacities, all_leaves, field.opacities.detach()[leaves])
+        change_rows(optimizer, field, "root_features", all_trees, field.root_features.detach()[trees])
+        change_rows(optimizer, field, "inner_features", all_inner, field.inner_features.detach()[branches])
+        change_rows(optimizer, field, "means", all_leaves, positions)
+        change_rows(optimizer, field, "opacities", all_leaves, field.opacities.detach()[leaves])
         roots[own_root[own_branch]] = len(all_trees) + torch.arange(len(trees))
         parents[own_branch] = len(all_inner) + torch.arange(len(branches))
         field.roots = torch.cat([field.roots, roots])

@@ -125,9 +125,9 @@ class AnchorGrower:
     ) -> None:
         field, k, added = self.field, self.field.slots_per_unit, len(anchors)
         logarithm = torch.full((added, 6), size).log()
-        change_rows(optimizer, field.scalings, kept, logarithm)
-        change_rows(optimizer, field.features, kept, features.detach())
-        change_rows(optimizer, field.offsets, kept, torch.zeros(added, k, 3))
+        change_rows(optimizer, field, "scalings", kept, logarithm)
+        change_rows(optimizer, field, "features", kept, features.detach())
+        change_rows(optimizer, field, "offsets", kept, torch.zeros(added, k, 3))
         field.anchors = torch.cat([field.anchors[kept], anchors])
         self.sightings.change((kept[:, None] * k + torch.arange(k)).reshape(-1), added * k)
         self.opacities = torch.cat([self.opacities[kept], torch.zeros(added)])

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress3d.cameras import Cameras
@@ -117,12 +117,23 @@ class Sightings:
         self.visits[which] = 0
 
 
-def change_rows(optimizer: Optimizer, parameter: Tensor, kept: Int64[Tensor, " K"], added: Tensor) -> None:
-    """Make a parameter its rows at `kept`, then `added`, in place; Adam's moments go along, those of new rows are 0."""
-    count = len(parameter)
-    parameter.data = torch.cat([parameter.data[kept], added.to(parameter.data)])
-    parameter.grad = None
-    state = optimizer.state.get(parameter, {})
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) == count:
-            state[name] = torch.cat([value[kept], torch.zeros_like(added, dtype=value.dtype)])
+def change_rows(
+    optimizer: Optimizer, module: nn.Module, name: str, kept: Int64[Tensor, " K"], added: Float[Tensor, "A ..."]
+) -> None:
+    """Make a parameter of a module its rows at `kept`, then `added`; Adam's moments go along, those of new rows are 0.
+
+    The parameter becomes another object: graphs that hold the old one stay as they are.
+    """
+    old = module.get_parameter(name)
+    new = nn.Parameter(torch.cat([old.detach()[kept], added.to(old)]))
+    setattr(module, name, new)
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    state = optimizer.state.pop(old, None)
+    if state is not None:
+        moments = {
+            key: torch.cat([value[kept], torch.zeros_like(added, dtype=value.dtype)])
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == old.shape
+        }
+        optimizer.state[new] = {**state, **moments}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,13 @@ def train_field(
         seed=seed,
         checkpoint=checkpoint,
         resume=resume,
-        identity={"field": field.method, **field.settings_record(), "capture": capture.name, "seed": seed},
+        identity={
+            "field": field.method,
+            **field.settings_record(),
+            "capture": capture.name,
+            "seed": seed,
+            "schedule": None if grower is None else asdict(grower.schedule),
+        },
         report=report,
     )
 

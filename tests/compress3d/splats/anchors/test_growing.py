@@ -129,16 +129,20 @@ def test_growth_is_the_same_for_the_same_seed_and_step() -> None:
 
 
 def test_moments_follow_their_rows() -> None:
-    parameter = torch.nn.Parameter(torch.arange(5.0)[:, None])
-    adam = Adam([parameter])
-    parameter.grad = torch.arange(5.0)[:, None]
+    module = torch.nn.Module()
+    module.rows = torch.nn.Parameter(torch.arange(5.0)[:, None])
+    adam = Adam(module.parameters())
+    module.rows.square().sum().backward()
     adam.step()
-    moments = adam.state[parameter]["exp_avg"].clone()
-    change_rows(adam, parameter, torch.tensor([4, 1]), torch.full((2, 1), 7.0))
-    torch.testing.assert_close(parameter.data[2:], torch.full((2, 1), 7.0))
-    torch.testing.assert_close(adam.state[parameter]["exp_avg"], torch.cat([moments[[4, 1]], torch.zeros(2, 1)]))
-    parameter.square().sum().backward()
+    before, moments = module.rows.detach().clone(), adam.state[module.rows]["exp_avg"].clone()
+    alive = module.rows.square().sum()
+    change_rows(adam, module, "rows", torch.tensor([4, 1]), torch.full((2, 1), 7.0))
+    torch.testing.assert_close(module.rows.detach(), torch.cat([before[[4, 1]], torch.full((2, 1), 7.0)]))
+    torch.testing.assert_close(adam.state[module.rows]["exp_avg"], torch.cat([moments[[4, 1]], torch.zeros(2, 1)]))
+    module.rows.square().sum().backward()
     adam.step()
+    assert bool((module.rows.detach()[2:] < 7.0).all())
+    alive.backward()
 
 
 def test_sightings_measure_pulls_in_halves_of_the_image() -> None:

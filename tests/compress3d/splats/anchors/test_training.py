@@ -156,6 +156,17 @@ def test_masked_pixels_do_not_count() -> None:
     assert_same(results[0], results[1])
 
 
+def test_a_field_that_shows_nothing_is_background_and_trains_on() -> None:
+    field = scaffold()
+    with torch.no_grad():
+        field.opacity_network.get_parameter("2.weight").zero_()
+        field.opacity_network.get_parameter("2.bias").fill_(-1)
+    image = next(render_field(field, ring(1)))
+    assert bool((image == 1).all())
+    train_field(field, capture(), AnchorGrower(field, GrowthSchedule(0, 2, 6, 2)), steps=5)
+    assert len(field) == 1
+
+
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="no photographs"):
         train_field(forest(), replace(capture(), train=torch.zeros(0, dtype=torch.int64)), None, steps=1)
