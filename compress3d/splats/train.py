@@ -86,7 +86,7 @@ class Training:
         if not self.resolutions or self.resolutions[0][0] != 0 or list(self.resolutions) != sorted(self.resolutions):
             raise ValueError(f"resolutions must be in order of their moments, the first from 0, got {self.resolutions}")
         for name in ("max_gaussians", "start_gaussians"):
-            if (getattr(self, name) or 1) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dssim <= 1:
             raise ValueError(f"dssim must be between 0 and 1, got {self.dssim}")
@@ -286,7 +286,8 @@ class SplatTraining(lightning.LightningModule):
         image, meta = self._render(photographs.cameras[index], background, settings.degree_at(progress), watches)
         target, mask = photographs.image(index, background), photographs.mask(index)
         if mask is not None:
-            image = torch.lerp(target, image, mask[..., None])
+            # Black in both, so that what is masked does not reach others through the window of the SSIM.
+            image, target = image * mask[..., None], target * mask[..., None]
         loss = photometric_loss(image, target, settings.dssim)
         penalty = settings.density.penalty(self.splats.scene())
         self.manual_backward(loss if penalty is None else loss + penalty)
