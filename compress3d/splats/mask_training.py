@@ -52,8 +52,8 @@ def shrunk(scene: SplatScene, masks: Mapping[str, Tensor]) -> Iterator[SplatScen
 class LearnedMask:
     """Learned volume masks (Compact 3D Gaussian Representation, Lee et al. 2024, arXiv 2311.13681): logits as scores.
 
-    Masks are trained on photometric loss + weight * max(0, expected share kept - share), and only they: the rest of the
-    scene is for recovery, after the cut. Time is that of `steps` renders, forward and backward.
+    Masks are trained on photometric loss + weight * penalty, and only they: the rest of the scene is for recovery,
+    after the cut. Time is that of `steps` renders, forward and backward.
 
     Against a scene's own renders nothing has a gradient until something is missing. A hard mask (`StraightThrough`) has
     all there, and with Adam's even steps all would go at once; `noise` on the pictures makes the logits of what the
@@ -64,7 +64,7 @@ class LearnedMask:
         steps: one picture each.
         rate: Adam's step size; the paper's 0.01 is meant for tens of thousands of steps.
         weight: of the penalty; the paper's is 0.0005, 0.004 on synthetic scenes, against photographs.
-        share: expected share below which the penalty rests; 0 never, as in the paper. About what is to be kept.
+        share: the penalty rests while the masks would keep no more than this; 0: it never does, as in the paper.
         noise: standard deviation of what is added to the pictures; 1 / 255 is that of their 8 bits, about.
         backgrounds: share of the steps with a random background instead of white.
         dssim: weight of the structural part of the photometric loss.
@@ -154,8 +154,14 @@ class _MaskFit(lightning.LightningModule):
         counts = self.pictures.mask(index)
         if counts is not None:
             image, picture = image * counts[..., None], picture * counts[..., None]
-        kept_too_much = torch.relu(self.mask.penalty() - options.share)
-        return photometric_loss(image, picture, options.dssim) + options.weight * kept_too_much
+        loss = photometric_loss(image, picture, options.dssim)
+        return loss + options.weight * self.mask.penalty() if self._kept() > options.share else loss
+
+    @torch.no_grad()
+    def _kept(self) -> float:
+        """The share of the Gaussians that the masks would keep as they are."""
+        return float(torch.cat([self.mask.stays(logits) for logits in self.mask.logits]).float().mean())
 
     def configure_optimizers(self) -> Optimizer:
-        return Adam(self.mask.parameters(), lr=self.options.rate)
+        # The sigmoid's slope falls e-fold a logit: a long memory of what it was would bring the logits to a halt.
+        return Adam(self.mask.parameters(), lr=self.options.rate, betas=(0.9, 0.95))
