@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def train(
 
     Args:
         capture: the posed photographs.
-        steps: of one photograph each; 15,000 at 400x400 take about half an hour on two CPU cores.
+        steps: of one photograph each; at 400x400 with 28,000 Gaussians one takes a tenth of a second on a CPU core.
         training: how; `Training()` when None.
         device: "cpu", or "cuda" with gsplat's kernels.
         checkpoint: file that is written as training goes, when it is stopped by Ctrl-C or SIGTERM, and at the end.
@@ -216,7 +217,8 @@ def _fit(module: SplatTraining, steps: int, checkpoint: Path | None, resume: boo
             **_settings(module.settings),
             "capture": capture.name,
             "size": size,
-            "photographs": [capture.names[index] for index in module.seen],
+            "photographs": len(module.seen),
+            "names": sha256("\n".join(capture.names[index] for index in module.seen).encode()).hexdigest(),
         },
         report=lambda done, doing: report(done, f"{doing}, {module.standing}" if doing else module.standing),
     )

@@ -45,6 +45,8 @@ def train_capture(
         raise ValueError(f"{output}: no format of splat scenes has this suffix; .ply keeps everything")
     if resume and checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint: say from which with --checkpoint FILE")
+    # Now rather than after an hour of training.
+    output.parent.mkdir(parents=True, exist_ok=True)
     training = Training(
         sh_degree=sh_degree,
         density=MarkovChain() if density == "mcmc" else Adaptive(),

@@ -85,6 +85,7 @@ def test_goes_on_after_ctrl_c(
 def test_says_what_is_wrong_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such capture" in refused(capsys, "splat train nowhere -o scene.ply")
     assert "no format of splat scenes" in refused(capsys, "splat train capture -o scene.txt")
+    assert "capture/000.png" in refused(capsys, "splat train capture -o capture/000.png/scene.ply")
     assert "not a whole number" in refused(capsys, f"{QUICK} --steps 0")
     assert "--checkpoint FILE" in refused(capsys, f"{QUICK} --resume")
     assert "no --keep" in refused(capsys, f"{QUICK} --prune radsplat --keep 5")
