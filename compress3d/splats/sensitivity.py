@@ -82,7 +82,8 @@ class RemovalError:
 
     What leaving one out would measure with N renders, from one walk, because a pixel is linear in every alpha. It is
     `MaskHessian` of the squared error against the scene's own renders without the noise of its probes (times the number
-    of pixels and channels), and Optimal Brain Damage for a whole Gaussian.
+    of pixels and channels), and Optimal Brain Damage for a whole Gaussian. Exact for one, it is no more than a guide
+    for many: of two Gaussians that hide each other's absence either may go, but not both.
     """
 
     def score(self, scene: SplatScene, calibration: Cameras | None = None) -> Scores:

@@ -27,6 +27,7 @@ def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
     """Draw what the results hold the figures for; returns the files written."""
     pictures: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
         "psnr_by_share.png": ("simplify", _psnr_by_share),
+        "psnr_by_criterion.png": ("criteria", _psnr_by_criterion),
         "rasterizer_growth.png": ("growth", _rasterizer_growth),
         "sog_size.png": ("size", _sog_size),
     }
@@ -82,6 +83,33 @@ def _psnr_by_share(section: dict[str, Any], path: Path) -> None:
             _ticks(panel, sorted({row["share"] for row in record["rows"]}), lambda share: f"{share:.0%}")
             panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
+
+
+def _psnr_by_criterion(section: dict[str, Any], path: Path) -> None:
+    """One line a criterion, best selection on top, at the share in the middle of those measured."""
+    names = [name for name in SCENES if name in section]
+    shares = sorted({row["share"] for name in names for row in section[name]["rows"]})
+    share = shares[len(shares) // 2]
+    rows = {name: [row for row in section[name]["rows"] if row["share"] == share] for name in names}
+    marks = {("selection", False): ("o", PROTOTYPE), ("selection", True): ("o", OURS)}
+    marks |= {("merging", False): ("D", PROTOTYPE), ("merging", True): ("D", OURS)}
+
+    def chosen(name: str, how: str, recovered: bool) -> dict[str, float]:
+        return {row["method"]: row["psnr"] for row in rows[name] if (row["how"], row["recovered"]) == (how, recovered)}
+
+    alone = [chosen(name, "selection", False) for name in names]
+    methods = sorted(alone[0], key=lambda method: sum(each.get(method, 0.0) for each in alone))
+    title = f"PSNR by criterion, {share:.0%} of the Gaussians kept, on held-out views"
+    with _figure(path, len(names), title, sharey=True) as panels:
+        for panel, name in zip(panels, names, strict=True):
+            for (how, recovered), (marker, color) in marks.items():
+                points = chosen(name, how, recovered)
+                label = f"{how}, recovered" if recovered else how
+                places = [methods.index(method) for method in points]
+                panel.plot(list(points.values()), places, marker, color=color, label=label, markersize=5)
+            panel.set_title(f"{name}, {section[name]['gaussians']:,} Gaussians", fontsize=11)
+            panel.set_xlabel("PSNR (dB)")
+        panels[0].set_yticks(range(len(methods)), methods, fontsize=7)
 
 
 def _sog_size(section: dict[str, Any], path: Path) -> None:
