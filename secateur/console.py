@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 Report = Callable[[float, str], None]
 """Told how much is done, 0 to 1, and what is being done now."""
+
+LINES_SECONDS = 10.0
+"""Time between lines on the same work, where there is no bar to show it."""
 
 console = Console(soft_wrap=False)
 """For results: stdout."""
@@ -29,7 +34,11 @@ def stretch(report: Report, start: float, end: float) -> Report:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A bar with the time that remains, on stderr; where that is no terminal, a line whenever the work changes."""
+    """A bar with the time that remains, on stderr.
+
+    Where that is no terminal: a line whenever the work changes, which a text names before its first colon, and one now
+    and then between.
+    """
     if not messages.is_terminal:
         yield _lines()
         return
@@ -47,12 +56,13 @@ def progress_bar() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    last = ""
+    last, told = "", -math.inf
 
     def tell(done: float, doing: str) -> None:
-        nonlocal last
-        if doing != last:
+        nonlocal last, told
+        title, now = doing.partition(":")[0], time.monotonic()
+        if title != last or now - told >= LINES_SECONDS:
             messages.print(f"{done:4.0%} {doing}", highlight=False, markup=False)
-            last = doing
+            last, told = title, now
 
     return tell

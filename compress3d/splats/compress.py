@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,7 +27,9 @@ from secateur.console import Report, silent, stretch
 from secateur.files import replacing_file
 from secateur.metrics.speed import Speed
 from secateur.report.record import Machine, describe_machine, package_versions, to_json
-from secateur.training import FitRecord
+
+if TYPE_CHECKING:
+    from secateur.training import FitRecord
 
 VIEWS = 48
 """Views that are sampled when no cameras are given: half to score with, half held out to judge with."""

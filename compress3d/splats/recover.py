@@ -8,28 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as lightning
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-
-from compress3d.photometric import photometric_loss
-from compress3d.splats.parameters import LearningRates, TrainableScene, extent
+from compress3d.splats.parameters import LearningRates
 from compress3d.splats.pictures import Pictures
-from compress3d.splats.rasterize import render
 from compress3d.splats.rounding import Rounding
 from compress3d.splats.scene import SplatScene
 from secateur.console import Report, silent
-from secateur.metrics.image import psnr
-from secateur.training import FitRecord, Shuffled, cosine, fit, generator_at
+
+if TYPE_CHECKING:
+    from secateur.training import FitRecord
 
 RECOVERY = 600
 """Steps of a recovery unless told otherwise; `secateur splat compress --help` says so, too."""
 
-WHITE = (1.0, 1.0, 1.0)
 VALIDATIONS = 8
 """How often a recovery is validated."""
 
@@ -99,7 +91,11 @@ class Recover:
         """
         if not any(len(part.cameras) for part in pictures):
             raise ValueError("recovery needs at least one picture")
-        module = _Recovery(scene, self, pictures, validation, rounding)
+        # Lightning takes seconds to import, which a command that recovers nothing need not wait for.
+        from compress3d.splats.recovery_module import RecoveryModule
+        from secateur.training import Shuffled, fit
+
+        module = RecoveryModule(scene, self, pictures, validation, rounding)
         record = fit(
             module,
             Shuffled(len(module.places), 1, self.seed),
@@ -113,53 +109,3 @@ class Recover:
             report=report,
         )
         return module.trainable.frozen(), record
-
-
-class _Recovery(lightning.LightningModule):
-    score_name = "PSNR"
-
-    def __init__(
-        self,
-        scene: SplatScene,
-        options: Recover,
-        pictures: Sequence[Pictures],
-        validation: Pictures | None,
-        rounding: Rounding | None,
-    ) -> None:
-        super().__init__()
-        self.trainable = TrainableScene(scene)
-        self.options, self.pictures, self.validation = options, tuple(pictures), validation
-        self.rounding = rounding
-        self.places = [(part, index) for part in self.pictures for index in range(len(part.cameras))]
-
-    def training_step(self, batch: Tensor, step: int) -> Tensor:
-        part, index = self.places[int(batch[0])]
-        background = self._background(step)
-        image = self._render(part, index, background)
-        target, mask = part.image(index, background).to(image), part.mask(index)
-        if mask is not None:
-            image, target = image * mask[..., None], target * mask[..., None]
-        return photometric_loss(image, target, self.options.dssim)
-
-    def validation_score(self) -> float:
-        assert self.validation is not None
-        white = torch.tensor(WHITE, device=self.device)
-        images = [self._render(self.validation, index, white) for index in range(len(self.validation.cameras))]
-        targets = [self.validation.image(index, white).to(white) for index in range(len(images))]
-        return float(psnr(torch.stack(images), torch.stack(targets)).mean())
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
-        cameras = max((part.cameras for part in self.pictures), key=len)
-        optimizer = self.trainable.optimizer(self.options.rates, extent(cameras))
-        steps, warmup = self.options.steps, int(self.options.warmup * self.options.steps)
-        return [optimizer], [LambdaLR(optimizer, cosine(warmup, steps, self.options.final_rate))]
-
-    def _background(self, step: int) -> Float[Tensor, " 3"]:
-        drawn = torch.rand(4, generator=generator_at(self.options.seed + 1, step))
-        return drawn[:3] if float(drawn[3]) < self.options.backgrounds else torch.tensor(WHITE)
-
-    def _render(self, part: Pictures, index: int, background: Tensor) -> Tensor:
-        scene = self.trainable.scene()
-        seen = scene if self.rounding is None else self.rounding(scene)
-        red, green, blue = background.tolist()
-        return render(seen, part.cameras[index], (red, green, blue))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -30,6 +30,9 @@ from secateur.report.page import (
     write_report,
 )
 from secateur.report.record import Machine
+
+if TYPE_CHECKING:
+    from secateur.training import FitRecord
 
 PICTURES = 6
 """Views that the page shows, of those that the scene is judged by."""
@@ -64,6 +67,7 @@ def write_compression_report(
         names,
         pairs,
         seconds,
+        [record.recovery for record in records],
         _draw(original, scenes, cameras),
         _details(first.machine, first.versions, first.options),
     )
@@ -82,6 +86,7 @@ def write_evaluation_report(
         [candidate.file.name for candidate in record.candidates],
         [(candidate.file, candidate.quality) for candidate in record.candidates],
         [{}] * len(record.candidates),
+        [()] * len(record.candidates),
         _draw(original, scenes, cameras),
         _details(record.machine, record.versions, record.options),
     )
@@ -126,6 +131,7 @@ def _page(
     names: Sequence[str],
     outcomes: Sequence[tuple[SceneFile, Quality]],
     seconds: Sequence[dict[str, float]],
+    recoveries: Sequence[Sequence[FitRecord]],
     drawings: _Drawings,
     details: dict[str, str],
 ) -> Page:
@@ -136,7 +142,7 @@ def _page(
             drawings.after[index],
             drawings.errors[index],
             tuple(format_decibels(quality.psnr[view]) for view in drawings.views),
-            _tables(original, file, quality, seconds[index]),
+            (*_tables(original, file, quality, seconds[index]), *_recovery(recoveries[index])),
         )
         for index, (name, (file, quality)) in enumerate(zip(names, outcomes, strict=True))
     )
@@ -242,5 +248,26 @@ def _details(machine: Machine, versions: dict[str, str], options: dict[str, obje
         "GPU": machine.gpu or "none: rendered on the CPU",
         "System": machine.system,
     }
-    details |= {name.replace("_", " ").capitalize(): str(value) for name, value in options.items() if value is not None}
+    details |= {
+        name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None
+    }
     return details | {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
+
+
+def _said(value: object) -> str:
+    """An option in a line; those of options in parentheses."""
+    if not isinstance(value, dict):
+        return str(value)
+    parts = (f"{name} ({_said(one)})" if isinstance(one, dict) else f"{name} {one}" for name, one in value.items())
+    return ", ".join(parts)
+
+
+def _recovery(fits: Sequence[FitRecord]) -> list[Table]:
+    """PSNR on the validation views as the recovery went; its last fit is through the rounding of the file's format."""
+    rows, before = [], 0
+    for number, fit in enumerate(fits):
+        title = "through the file's rounding" if number else "recovery"
+        rows += [(title, str(before + step), format_decibels(score)) for step, score in fit.validations]
+        before += fit.steps
+    note = "The weights that are kept are those that score best; these views are neither learnt from nor judged by."
+    return [Table("Recovery", ("Fit", "Step", "PSNR"), tuple(rows), note)] if rows else []

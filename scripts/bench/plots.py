@@ -28,6 +28,7 @@ def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
     pictures: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
         "psnr_by_share.png": ("simplify", _psnr_by_share),
         "psnr_by_criterion.png": ("criteria", _psnr_by_criterion),
+        "rate_distortion.png": ("recover", _rate_distortion),
         "rasterizer_growth.png": ("growth", _rasterizer_growth),
         "sog_size.png": ("size", _sog_size),
     }
@@ -129,6 +130,25 @@ def _sog_size(section: dict[str, Any], path: Path) -> None:
             panel.set_xscale("log")
             _ticks(panel, sorted({size for size, _ in ours}), lambda size: f"{size / 1e6:.2g}")
             panel.set_xlabel("file size (MB)")
+            panel.margins(x=0.2, y=0.12)
+        panels[0].set_ylabel("PSNR (dB)")
+
+
+def _rate_distortion(section: dict[str, Any], path: Path) -> None:
+    names = [name for name in SCENES if name in section]
+    with _figure(path, len(names), "PSNR by share of the Gaussians, with and without recovery", sharey=True) as panels:
+        for panel, name in zip(panels, names, strict=True):
+            record = section[name]
+            _line(panel, _points(record, "without gradients", "share"), "merged and refitted", PROTOTYPE, dashed=True)
+            ours = [row for row in record["rows"] if row["method"] == "ours"]
+            _line(panel, [(row["share"], row["psnr"]) for row in ours], "recovered, as .sog", OURS)
+            for row in ours:
+                place: Any = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+                panel.annotate(f"{row['bytes'] / 1e6:.2g} MB", (row["share"], row["psnr"]), color=OURS, **place)
+            panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
+            panel.set_xscale("log")
+            panel.set_xlabel("Gaussians kept")
+            _ticks(panel, sorted({row["share"] for row in ours}), lambda share: f"{share:.0%}")
             panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
 

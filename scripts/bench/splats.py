@@ -18,7 +18,7 @@ from typing import Any
 
 from peers import ROOT, find_splat_transform
 from plots import draw_all
-from sections import codecs, criteria, growth, rasterizer, simplify, size
+from sections import codecs, criteria, growth, rasterizer, recover, simplify, size
 from settings import SCENES, Job, Settings
 
 from compress3d.splats.evaluate import PACKAGES
@@ -30,6 +30,7 @@ from secateur.report.record import describe_machine, package_versions, to_json
 SECTIONS = {
     "simplify": simplify.jobs,
     "criteria": criteria.jobs,
+    "recover": recover.jobs,
     "size": size.jobs,
     "codecs": codecs.jobs,
     "rasterizer": rasterizer.jobs,

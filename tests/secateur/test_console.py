@@ -19,3 +19,10 @@ def test_without_a_terminal_each_change_of_work_is_a_line_on_stderr(capsys: pyte
     printed = capsys.readouterr()
     assert printed.out == ""
     assert [line.split(None, 1) for line in printed.err.splitlines()] == [["0%", "merge"], ["50%", "refit [bold]"]]
+
+
+def test_without_a_terminal_steps_of_the_same_work_are_not_told_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as report:
+        for step in range(50):
+            report(step / 50, f"recover: step {step}")
+    assert capsys.readouterr().err.splitlines() == ["  0% recover: step 0"]

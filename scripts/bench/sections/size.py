@@ -22,9 +22,9 @@ from secateur.report.record import to_json
 
 HOW = (
     "Theirs: --decimate, then .sog on the CPU; seconds are those of both processes. Ours: compress to their bytes at "
-    "most, a search over counts whose every trial is simplified and written, so its seconds are those of all trials; "
-    "where they did not finish, or are not installed, to the same count. Quality is that of the .sog read back, on the "
-    "held-out views."
+    "most, a search over counts whose every trial is simplified and written, then the default recovery of the one that "
+    "fits, so its seconds are those of all that; where they did not finish, or are not installed, to the same count. "
+    "Quality is that of the .sog read back, on the held-out views."
 )
 
 
