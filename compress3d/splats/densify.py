@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gsplat.strategy import DefaultStrategy, MCMCStrategy, ops
+from gsplat.utils import normalized_quat_to_rotmat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -19,12 +21,6 @@ from torch.optim import Optimizer
 
 from compress3d.splats.parameters import TrainableScene
 from compress3d.splats.scene import SplatScene
-
-try:
-    from gsplat.strategy import DefaultStrategy, MCMCStrategy, ops
-    from gsplat.utils import normalized_quat_to_rotmat
-except ImportError as error:
-    raise ModuleNotFoundError("training needs the density control of gsplat: pip install gsplat") from error
 
 Parameters = dict[str, nn.Parameter]
 
@@ -162,9 +158,7 @@ class Densifier:
         elif self.watches(step):
             self._strategy.cap = self.cap
             with _edited(scene, optimizers) as parameters:
-                self._strategy.step_post_backward(
-                    parameters, optimizers, self._state, step, {"gaussian_ids": None, **meta}
-                )
+                self._strategy.step_post_backward(parameters, optimizers, self._state, step, meta)
                 # gsplat 1.5.3 means to do this itself, but its condition never holds.
                 if step % self._strategy.reset_every == 0:
                     ops.reset_opa(parameters, optimizers, self._state, value=2 * self._strategy.prune_opa)

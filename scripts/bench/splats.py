@@ -18,7 +18,7 @@ from typing import Any
 
 from peers import ROOT, find_splat_transform
 from plots import draw_all
-from sections import codecs, criteria, growth, rasterizer, recover, simplify, size
+from sections import codecs, criteria, growth, rasterizer, recover, simplify, size, systems
 from settings import SCENES, Job, Settings
 
 from compress3d.splats.evaluate import PACKAGES
@@ -32,6 +32,7 @@ SECTIONS = {
     "criteria": criteria.jobs,
     "recover": recover.jobs,
     "size": size.jobs,
+    "systems": systems.jobs,
     "codecs": codecs.jobs,
     "rasterizer": rasterizer.jobs,
     "growth": growth.jobs,
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if not options.plots:
         settings = Settings(options.scenes, _peer(), options.limit, options.quick)
-        measure(options.only, settings, options.output, options.threads)
+        measure(options.only, options.parts or "", settings, options.output, options.threads)
     for picture in draw_all(read_results(options.output), options.images):
         console.print(f"drew {picture.name}")
 
@@ -52,6 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_names(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--scenes", type=_names(SCENES), default=tuple(SCENES), help=f"of {','.join(SCENES)}")
+    parser.add_argument("--parts", help="only the parts whose names contain this")
     parser.add_argument(
         "--output", type=Path, help="the JSON to write into (results/splats.json; with --quick under out/)"
     )
@@ -68,9 +70,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def measure(sections: tuple[str, ...], settings: Settings, output: Path, threads: int) -> None:
+def measure(sections: tuple[str, ...], named: str, settings: Settings, output: Path, threads: int) -> None:
     """Measure section after section, part after part, and keep each in `output`."""
-    parts = [(section, part, job) for section in sections for part, job in SECTIONS[section](settings).items()]
+    parts = [
+        (section, part, job)
+        for section in sections
+        for part, job in SECTIONS[section](settings).items()
+        if named in part
+    ]
     peer = settings.splat_transform.version if settings.splat_transform else None
     with pinned_threads(threads) as used, progress_bar() as report:
         _hold_children_to(used)

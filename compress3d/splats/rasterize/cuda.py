@@ -13,10 +13,8 @@ def rasterization_cuda(
     sh_degree: int | None, backgrounds: Tensor | None, render_mode: str, rasterize_mode: str, absgrad: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """Arguments and returns as `rasterization`, unpacked so that the meta tensors are (C, N, ...)."""
-    try:
-        from gsplat import rasterization
-    except ImportError as error:
-        raise ImportError("scenes on CUDA are rendered by gsplat: pip install 'secateur[gpu]'") from error
+    from gsplat import rasterization
+
     return rasterization(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height,
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,

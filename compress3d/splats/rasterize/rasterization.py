@@ -66,9 +66,10 @@ def rasterization(
             (Ye et al. 2024, AbsGS).
 
     Returns:
-        images (C, H, W, X), alphas (C, H, W, 1), and a dict with per-camera `means2d` (C, N, 2), `radii` (C, N, 2),
-        `depths` (C, N), `conics` (C, N, 3), `opacities` (C, N) after compensation, `tiles_per_gauss` (C, N),
-        `isect_offsets` (C, tile rows, tile columns), `flatten_ids`, `tile_size`, `tile_width`, `tile_height`.
+        images (C, H, W, X), alphas (C, H, W, 1), and the dict that gsplat gives when it packs nothing: per camera
+        `means2d` (C, N, 2), `radii` (C, N, 2), `depths` (C, N), `conics` (C, N, 3), `opacities` (C, N) after
+        compensation, `tiles_per_gauss` (C, N); `isect_offsets` (C, tile rows, tile columns), `flatten_ids`,
+        `tile_size`, `tile_width`, `tile_height`; `gaussian_ids` is None.
 
     Raises:
         ValueError: shapes, `sh_degree` or modes do not fit.
@@ -267,6 +268,7 @@ def _meta(stacked: _Projection, tiles: list[TileLists], width: int, height: int)
     firsts = np.cumsum([0] + [len(view_ids) for view_ids in ids])
     offsets = [first + lists.starts[:-1] for first, lists in zip(firsts, tiles, strict=False)]
     return {
+        "gaussian_ids": None,
         "means2d": stacked.means2d,
         "radii": stacked.radii,
         "depths": stacked.depths,

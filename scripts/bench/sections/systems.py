@@ -1,0 +1,138 @@
+"""The systems of the literature side by side: trained on the same photographs for the same number of steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import SHARED
+from settings import Job, Settings
+
+from compress3d.captures import Capture, read_capture
+from compress3d.splats import read_scene
+from compress3d.splats.anchors import (
+    AnchorGrower,
+    ForestField,
+    ForestGrower,
+    GrowthSchedule,
+    ScaffoldField,
+    save_field,
+    start_points,
+    train_field,
+)
+from compress3d.splats.anchors.train import field_images
+from compress3d.splats.densify import MarkovChain
+from compress3d.splats.formats import write_scene
+from compress3d.splats.photographs import quality_to_photographs
+from compress3d.splats.pruning import PruneAt, radsplat, sundae
+from compress3d.splats.train import Training, train
+from secateur.allocation import Budget
+from secateur.console import Report
+from secateur.importance import Random
+from secateur.metrics.image import psnr, ssim
+from secateur.metrics.speed import measure_speed
+
+CAPTURES = {"chair": ("nerf_synthetic/chair", None), "fox": ("fox", 480)}
+"""Folder in `shared/data`, and the most pixels of the longer side."""
+
+STEPS = 3000
+POINTS = 100_000
+KEEP = 0.25
+
+TRAININGS: dict[str, Training] = {
+    "3DGS": Training(),
+    "3DGS-MCMC": Training(density=MarkovChain(), max_gaussians=40_000),
+    "RadSplat pruning": Training(pruning=radsplat()),
+    "SUNDAE pruning, 25 %": Training(pruning=sundae(KEEP)),
+    "random pruning, 25 %": Training(pruning=PruneAt(sundae(KEEP).at, Random(), sundae(KEEP).budget)),
+    "visibility pruning, 25 %": Training(pruning=PruneAt((0.6,), budget=Budget(share=KEEP))),
+}
+
+HOW = (
+    "Every method learns for the same number of steps, one photograph each, from the same start. psnr and ssim: of what "
+    "is in memory, against the photographs of the test split. bytes: everything that is needed to decode it; of a "
+    "scene, its .sog, whose own quality after rounding is file_psnr. minutes: of training. frames_per_second: of test "
+    "views, with whatever must be decoded for each."
+)
+
+
+def jobs(settings: Settings) -> dict[str, Job]:
+    """One part a capture and method."""
+    methods: dict[str, Callable[..., dict[str, Any]]] = {
+        name: partial(_trained, training) for name, training in TRAININGS.items()
+    }
+    methods |= {"Scaffold-GS": partial(_field, "scaffold"), "GaussianForest": partial(_field, "forest")}
+    return {
+        f"{capture}: {name}": partial(_row, capture, name, method, settings)
+        for capture in CAPTURES
+        for name, method in methods.items()
+    }
+
+
+def _row(
+    name: str, method: str, measure: Callable[..., dict[str, Any]], settings: Settings, report: Report, folder: Path
+) -> dict[str, Any]:
+    place, long_side = CAPTURES[name]
+    path = SHARED / "data" / place
+    if not path.exists():
+        raise FileNotFoundError(f"no capture {name}: shared/data/{place} is absent beside the checkout")
+    capture = read_capture(path, long_side=64 if settings.quick else long_side)
+    steps = 20 if settings.quick else STEPS
+    facts = {
+        "how": HOW,
+        "capture": name,
+        "method": method,
+        "width": capture.cameras.width,
+        "height": capture.cameras.height,
+        "train_photographs": len(capture.train),
+        "test_photographs": len(capture.test),
+        "skipped": capture.skipped,
+        "steps": steps,
+    }
+    return facts | measure(capture, steps, folder, lambda done, doing: report(done, f"{name}, {method}: {doing}"))
+
+
+def _trained(training: Training, capture: Capture, steps: int, folder: Path, report: Report) -> dict[str, Any]:
+    scene, record = train(capture, steps=steps, training=training, report=report)
+    path = folder / "scene.sog"
+    write_scene(scene, path)
+    quality, speed = record.quality, record.scene.speed
+    assert quality is not None and speed is not None
+    return {
+        "psnr": quality.mean_psnr,
+        "ssim": quality.mean_ssim,
+        "gaussians": len(scene),
+        "bytes": path.stat().st_size,
+        "file_psnr": quality_to_photographs(read_scene(path), capture, capture.test.tolist()).mean_psnr,
+        "frames_per_second": speed.frames_per_second,
+        "minutes": record.seconds["train"] / 60,
+    }
+
+
+def _field(method: str, capture: Capture, steps: int, folder: Path, report: Report) -> dict[str, Any]:
+    points, schedule = start_points(capture, POINTS), GrowthSchedule.scaled(steps)
+    start = time.perf_counter()
+    if method == "scaffold":
+        scaffold = ScaffoldField.from_points(points)
+        train_field(scaffold, capture, AnchorGrower(scaffold, schedule), steps=steps, report=report)
+        field: ScaffoldField | ForestField = scaffold
+    else:
+        forest = ForestField.from_points(points)
+        train_field(forest, capture, ForestGrower(forest, schedule), steps=steps, report=report)
+        field = forest
+    minutes = (time.perf_counter() - start) / 60
+    photographs = torch.stack([capture.image(index) for index in capture.test.tolist()])
+    shown = field_images(field, capture, capture.test)
+    speed = measure_speed(lambda one: field_images(field, capture, capture.test[one : one + 1]), min(4, len(shown)))
+    return {
+        "psnr": float(psnr(shown, photographs).mean()),
+        "ssim": float(ssim(shown, photographs).mean()),
+        field.group: len(field),
+        "bytes": save_field(folder / "field.safetensors", field, half_features=True),
+        "frames_per_second": speed.frames_per_second,
+        "minutes": minutes,
+    }
