@@ -53,10 +53,10 @@ TRAININGS: dict[str, Training] = {
 }
 
 HOW = (
-    "Every method learns for the same number of steps, one photograph each, from the same start. psnr and ssim: of what "
-    "is in memory, against the photographs of the test split. bytes: everything that is needed to decode it; of a "
-    "scene, its .sog, whose own quality after rounding is file_psnr. minutes: of training. frames_per_second: of test "
-    "views, with whatever must be decoded for each."
+    "Every method learns for the same number of steps, one photograph each, from the same start. psnr and ssim: of "
+    "what is in memory, against the photographs of the test split. bytes: all that is needed to decode it; of a scene, "
+    "its .sog, whose own quality after rounding is file_psnr. minutes: of training. frames_per_second: of test views, "
+    "with whatever must be decoded for each."
 )
 
 
