@@ -47,6 +47,7 @@ def results() -> dict[str, Any]:
     return {
         "simplify": {"biker": {"gaussians": 1000, "rows": rows, "reference": reference}},
         "size": {"biker": {"gaussians": 1000, "rows": [*rows, late]}},
+        "recover": {"biker": {"gaussians": 1000, "rows": [*rows, {**rows[0], "method": "without gradients"}]}},
         "growth": {
             "1000": {"size": 64, "frame": frame},
             "2000": {"size": 64, "frame": frame},
@@ -57,7 +58,8 @@ def results() -> dict[str, Any]:
 
 def test_plots_are_drawn_from_the_json_alone(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
     drawn = bench("plots").draw_all(results(), tmp_path)
-    assert sorted(path.name for path in drawn) == ["psnr_by_share.png", "rasterizer_growth.png", "sog_size.png"]
+    names = ["psnr_by_share.png", "rasterizer_growth.png", "rate_distortion.png", "sog_size.png"]
+    assert sorted(path.name for path in drawn) == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import in_own_process, thinned, timed
-from peers import why
+from jobs import in_own_process, peer_rows, thinned, timed
+from peers import Process
 from settings import Job, Settings, load, quality
 
 from compress3d.splats import read_scene
 from compress3d.splats.bonsai import bonsai
 from compress3d.splats.evaluate import Judge
 from compress3d.splats.formats import write_scene
-from compress3d.splats.formats.axes import PLY_AXES, reframe
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sizes import scene_bytes
 from secateur.console import Report
 
-FORMATS = ("ply", "compressed.ply", "splat", "spz", "sog", "glb")
-THEIRS = ("ply", "compressed.ply", "spz", "sog", "glb")
+FORMATS: dict[str, tuple[str, dict[str, int]]] = {
+    "ply": ("ply", {}),
+    "compressed.ply": ("compressed.ply", {}),
+    "splat": ("splat", {}),
+    "spz, version 3": ("spz", {"version": 3}),
+    "spz, version 4": ("spz", {"version": 4}),
+    "sog": ("sog", {}),
+    "glb": ("glb", {}),
+}
+"""Name -> suffix and options of our writer."""
+
+THEIRS: dict[str, tuple[str, ...]] = {
+    "ply": (),
+    "compressed.ply": (),
+    "spz, version 3": ("--spz-version", "3"),
+    "spz, version 4": ("--spz-version", "4"),
+    "sog": (),
+    "glb": (),
+}
+"""Name -> options of theirs, for the formats that it writes."""
 
 HOW = (
     "All Gaussians of each scene, written, read back, and judged on the held-out views against the scene in memory; "
     "psnr is null where the round trip changes no pixel. Theirs: splat-transform from the PLY that we wrote, seconds "
-    "of the whole process, its file read by us; its .spz has the axes of the PLY rather than SPZ's, and is turned."
+    "of the whole process, its file read by us; its .spz has the axes of the PLY rather than SPZ's, as our reader "
+    "is told."
 )
 
 
@@ -40,18 +59,18 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
     source = folder / "source.ply"
     write_scene(scene, source)
     rows = []
-    for number, suffix in enumerate(FORMATS):
-        report(number / len(FORMATS), f"{name}: .{suffix}")
-        rows.append({"format": suffix} | _ours(scene, folder / f"ours.{suffix}", judge, settings))
-        if suffix in THEIRS:
-            rows += [{"format": suffix} | row for row in _theirs(source, suffix, folder, judge, settings)]
+    for number, (format, (suffix, options)) in enumerate(FORMATS.items()):
+        report(number / len(FORMATS), f"{name}: {format}")
+        rows.append({"format": format} | _ours(scene, folder / f"ours.{suffix}", options, judge, settings))
+        if format in THEIRS:
+            rows += [{"format": format} | row for row in _theirs(source, format, folder, judge, settings)]
     return {"how": HOW, "gaussians": len(scene), "sh_degree": scene.sh_degree, "rows": rows}
 
 
-def _ours(scene: SplatScene, path: Path, judge: Judge, settings: Settings) -> dict[str, Any]:
+def _ours(scene: SplatScene, path: Path, options: dict[str, int], judge: Judge, settings: Settings) -> dict[str, Any]:
     # The first write of a format loads its module and its compiled code.
-    write_scene(thinned(scene), path)
-    writing = timed(lambda: write_scene(scene, path), min(settings.repeats, 3))
+    write_scene(thinned(scene), path, **options)
+    writing = timed(lambda: write_scene(scene, path, **options), min(settings.repeats, 3))
     read_scene(path)
     reading = timed(lambda: read_scene(path), settings.repeats)
     return {"method": "ours", "write": writing, "read": reading, "bytes": scene_bytes(path)} | quality(
@@ -59,23 +78,23 @@ def _ours(scene: SplatScene, path: Path, judge: Judge, settings: Settings) -> di
     )
 
 
-def _theirs(source: Path, suffix: str, folder: Path, judge: Judge, settings: Settings) -> list[dict[str, Any]]:
+def _theirs(source: Path, format: str, folder: Path, judge: Judge, settings: Settings) -> list[dict[str, Any]]:
     """One row, or none without splat-transform."""
-    if settings.splat_transform is None:
-        return []
+    if format == "sog" and judge.original.sh_degree and settings.splat_transform is not None:
+        failed = "not tried: see the section on size for SOG with spherical harmonics"
+        return [{"method": "splat-transform", "failed": failed}]
+    return peer_rows(settings, "splat-transform", partial(_written_by_them, source, format, folder, judge))
+
+
+def _written_by_them(
+    source: Path, format: str, folder: Path, judge: Judge, splat_transform: Callable[..., Process]
+) -> dict[str, Any]:
+    suffix = FORMATS[format][0]
     path = folder / f"theirs.{suffix}"
-    row: dict[str, Any] = {"method": "splat-transform"}
-    if suffix == "sog" and judge.original.sh_degree:
-        return [row | {"failed": "not tried: see the section on size for SOG with spherical harmonics"}]
-    try:
-        done = settings.splat_transform(source, target=path, limit_seconds=settings.limit_seconds)
-    except (TimeoutError, RuntimeError) as error:
-        return [row | {"failed": why(error)}]
+    done = splat_transform(source, *THEIRS[format], target=path)
+    written = read_scene(path, spz_axes="RDF" if suffix == "spz" else None)
     times = {"seconds": done.seconds, "own_seconds": done.own_seconds}
-    written = read_scene(path)
-    if suffix == "spz":
-        written = reframe(written, "RUB", PLY_AXES)
-    return [row | times | {"bytes": scene_bytes(path)} | quality(judge, written)]
+    return times | {"bytes": scene_bytes(path)} | quality(judge, written)
 
 
 def _large_ply(settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
