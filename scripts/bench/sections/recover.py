@@ -17,6 +17,8 @@ from secateur.report.record import to_json
 
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.02)
 
+BUDGETS = {"--size 2MB": Budget(size_bytes=2_000_000), "--psnr 35": Budget(psnr=35.0)}
+
 HOW = (
     "Each share with the default recovery, written as .sog, the last quarter of the steps through that format's "
     "rounding. 'ours' is that file, read back; 'without gradients' is what the recovery began with, in memory. Quality "
@@ -26,8 +28,9 @@ HOW = (
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a scene."""
-    return {name: partial(_scene, name, settings) for name in settings.scenes}
+    """One part a scene, and a size and a quality held on the first."""
+    scenes: dict[str, Job] = {name: partial(_scene, name, settings) for name in settings.scenes}
+    return scenes | {"budgets": partial(_budgets, settings.scenes[0], settings)}
 
 
 def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
@@ -47,6 +50,20 @@ def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[
         begun = compressor.simplify(budget.count(len(scene)), silent)
         rows.append({"share": share, "method": "without gradients"} | quality(judge, begun))
     return {"how": HOW, "gaussians": len(scene), "sh_degree": scene.sh_degree, "rows": rows}
+
+
+def _budgets(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    """What `--size 2MB` and `--psnr 35` make of a scene."""
+    scene, judge = load(name, settings)
+    compressor = Compressor(scene, recover=4) if settings.quick else Compressor(scene)
+    rows = []
+    for number, (asked, budget) in enumerate(BUDGETS.items()):
+        path, start = folder / "ours.sog", time.perf_counter()
+        _, record = compressor.compress(budget, path, _titled(asked, stretch(report, number / 2, (number + 1) / 2)))
+        row = {"asked": asked, "seconds": time.perf_counter() - start, "bytes": scene_bytes(path)}
+        own = {"psnr_on_its_own_views": record.quality.mean_psnr, "trials": to_json(record.trials)}
+        rows.append(row | own | quality(judge, read_scene(path)))
+    return {"scene": name, "gaussians": len(scene), "rows": rows}
 
 
 def _titled(title: str, report: Report) -> Report:
