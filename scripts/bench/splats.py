@@ -18,7 +18,7 @@ from typing import Any
 
 from peers import ROOT, find_splat_transform
 from plots import draw_all
-from sections import codecs, criteria, growth, rasterizer, recover, simplify, size, systems
+from sections import codecs, criteria, growth, rasterizer, recover, simplify, size, systems, visibility
 from settings import SCENES, Job, Settings
 
 from compress3d.splats.evaluate import PACKAGES
@@ -35,6 +35,7 @@ SECTIONS = {
     "systems": systems.jobs,
     "codecs": codecs.jobs,
     "rasterizer": rasterizer.jobs,
+    "visibility": visibility.jobs,
     "growth": growth.jobs,
 }
 
