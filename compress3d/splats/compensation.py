@@ -110,7 +110,8 @@ class FeatureHead(CompensationHead):
 class GainUNet(CompensationHead):
     """The network of SUNDAE's released code: a U-Net on the render alone that gives each pixel and channel a gain.
 
-    Four levels of conv 3x3, ReLU, conv 3x3, sigmoid; averages of 2x2 on the way down, bilinear on the way up.
+    Four levels of conv 3x3, ReLU, conv 3x3, sigmoid; averages of 2x2 on the way down, bilinear on the way up. It sees
+    the background as part of the render, so it learns for one background: train it with `backgrounds=0`.
 
     Args:
         width: channels of the first level, doubled at each level; 64 has the 7,783,043 parameters of the released code,
@@ -169,9 +170,13 @@ HEADS: tuple[type[CompensationHead], ...] = (FeatureHead, GainUNet)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.Sigmoid()
-    )
+    first, second = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+    # A sigmoid flattens what it passes on to a quarter: with torch's weights, four levels of them leave a grey.
+    nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+    nn.init.xavier_normal_(second.weight, gain=4.0)
+    nn.init.zeros_(_bias(first))
+    nn.init.zeros_(_bias(second))
+    return nn.Sequential(first, nn.ReLU(), second, nn.Sigmoid())
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
