@@ -49,6 +49,19 @@ def _parse_degree(value: Any) -> int:
     return int(value)
 
 
+def _parse_degree_or_auto(value: Any) -> int | str:
+    if str(value) not in ("0", "1", "2", "3", "auto"):
+        raise ValueError(f"{value!r} is not a spherical-harmonic degree: choose 0, 1, 2, 3 or auto")
+    return "auto" if value == "auto" else int(value)
+
+
+def _parse_share(value: Any) -> float:
+    share = parse_keep(value)
+    if not isinstance(share, float):
+        raise ValueError(f"{str(value)!r} is not a share: write it as 25% or 0.25")
+    return share
+
+
 def _parse_pixels(value: Any) -> int:
     if not str(value).isdecimal() or not 1 <= int(value) <= 16384:
         raise ValueError(f"{value!r} is not a number of pixels from 1 to 16384")
@@ -146,7 +159,21 @@ def _configure_compress(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="photographs of the scene, in its frame, to recover by beside the original's own renders",
     )
-    _add_degree(parser)
+    parser.add_argument(
+        "--sh-degree",
+        type=argument_type(_parse_degree_or_auto),
+        metavar="D",
+        help="drop spherical-harmonic coefficients above this degree, 0 to 3; auto: the lowest that costs the smaller "
+        "scene no more than 0.1 dB",
+    )
+    parser.add_argument(
+        "--sh-keep",
+        type=argument_type(_parse_share),
+        default=1.0,
+        metavar="SHARE",
+        help="spherical-harmonic coefficients above degree 0 to keep (25%%, 0.25), those that are seen most; the "
+        "others become 0, which makes .sog and .spz smaller (default: all)",
+    )
     parser.add_argument("--cameras", **_CAMERAS)
     parser.add_argument("--seed", **_SEED)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")

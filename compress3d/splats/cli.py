@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.table import Table
@@ -85,7 +86,8 @@ def compress_file(
     psnr: str | None,
     recover: int | None,
     captures: Path | None,
-    sh_degree: int | None,
+    sh_degree: int | Literal["auto"] | None,
+    sh_keep: float,
     cameras: Path | None,
     seed: int,
     report: Path | None,
@@ -101,6 +103,7 @@ def compress_file(
         recover=RECOVERY if recover is None else recover,
         photographs=_photographs(captures),
         sh_degree=sh_degree,
+        sh_keep=sh_keep,
         seed=seed,
         source=file,
     )

@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from compress3d.cameras import Cameras
+from compress3d.splats.bands import HeldBands, drop_bands, reduced_degree
 from compress3d.splats.budget import Budget
 from compress3d.splats.evaluate import PACKAGES, RESOLUTION, Judge, Quality, SceneFile
 from compress3d.splats.formats.sog_files import replacing_sog
@@ -18,7 +19,7 @@ from compress3d.splats.pictures import Pictures, Renders
 from compress3d.splats.rasterize.contributions import Observation, observe
 from compress3d.splats.recover import RECOVERY, Recover
 from compress3d.splats.refit import Refit
-from compress3d.splats.rounding import has_rounding, rounding_for
+from compress3d.splats.rounding import Rounding, has_rounding, rounding_for
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
 from compress3d.splats.trials import Attempt, Bench, Trial, meet
@@ -39,6 +40,9 @@ TEACHING_VIEWS, VALIDATION_VIEWS = 64, 6
 
 ROUNDED_SHARE = 0.25
 """Share of a recovery's steps, the last ones, that are made through the rounding of the file's format."""
+
+DEGREE_TOLERANCE = 0.1
+"""dB that the degree "auto" may cost a simplified scene, before recovery."""
 
 _SAME_VIEW = 1e-3
 _TEACHING_BYTES = 1 << 29
@@ -85,7 +89,8 @@ def compress(
     recover: int | Recover = RECOVERY,
     photographs: Pictures | None = None,
     cameras: Cameras | None = None,
-    sh_degree: int | None = None,
+    sh_degree: int | Literal["auto"] | None = None,
+    sh_keep: float = 1.0,
     seed: int = 0,
     source: str | Path | None = None,
     progress: Report = silent,
@@ -108,7 +113,9 @@ def compress(
         cameras: views of the scene, at least two: every second one is held out to judge with; where the others are few,
             sampled views join them, because a refit to few views fits no other. None: all are sampled by shape.
         sh_degree: spherical-harmonic coefficients above this degree (0 to 3) are dropped; where there were any, what is
-            left is refitted.
+            left is refitted. "auto" takes the lowest that costs the smaller scene no more than 0.1 dB.
+        sh_keep: share, 0 to 1, of the spherical-harmonic coefficients above degree 0 to keep: those that the views
+            would miss most, Gaussian by Gaussian. The others are 0, which SOG and SPZ store in next to no bytes.
         seed: of the sampled views.
         source: the file that `scene` was read from: the record names it and counts its bytes.
         progress: told how far it is.
@@ -122,8 +129,17 @@ def compress(
     budget = Budget.parse(keep, size_bytes, psnr)
     path = None if output is None else Path(output)
     file = None if source is None else Path(source)
-    options = {"recover": recover, "photographs": photographs, "sh_degree": sh_degree, "seed": seed, "source": file}
-    return Compressor(scene, cameras, **options).compress(budget, path, progress)  # type: ignore[arg-type]
+    compressor = Compressor(
+        scene,
+        cameras,
+        recover=recover,
+        photographs=photographs,
+        sh_degree=sh_degree,
+        sh_keep=sh_keep,
+        seed=seed,
+        source=file,
+    )
+    return compressor.compress(budget, path, progress)
 
 
 class Compressor:
@@ -139,16 +155,20 @@ class Compressor:
         *,
         recover: int | Recover = RECOVERY,
         photographs: Pictures | None = None,
-        sh_degree: int | None = None,
+        sh_degree: int | Literal["auto"] | None = None,
+        sh_keep: float = 1.0,
         seed: int = 0,
         source: Path | None = None,
     ) -> None:
-        if sh_degree is not None and sh_degree not in SH_COEFFICIENTS:
-            raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree}")
+        if sh_degree not in (None, "auto", *SH_COEFFICIENTS):
+            raise ValueError(f"sh_degree must be 0, 1, 2 or 3, or 'auto', got {sh_degree!r}")
+        if not 0 <= sh_keep <= 1:
+            raise ValueError(f"sh_keep must be 0 to 1, got {sh_keep}")
         self.recovery = Recover(steps=recover, seed=seed) if isinstance(recover, int) else recover
         self.photographs = photographs
         self.options: dict[str, object] = {"seed": seed, "sh_degree": sh_degree, "views_given": len(cameras or ())}
         self.options |= {
+            "sh_keep": sh_keep,
             "recover": to_json(self.recovery),
             "photographs": 0 if photographs is None else len(photographs.cameras),
         }
@@ -158,7 +178,8 @@ class Compressor:
         self.cameras = _topped_up(score_views, VIEWS // 2, judge_views, scene, seed + 1)
         self.judge = Judge(scene, judge_views)
         self.source = source
-        self.scene = scene if sh_degree is None else scene.with_sh_degree(min(sh_degree, scene.sh_degree))
+        self.scene = scene.with_sh_degree(min(sh_degree, scene.sh_degree)) if isinstance(sh_degree, int) else scene
+        self._lowers_degree, self._sh_keep = sh_degree == "auto", sh_keep
         self._observation: Observation | None = None
         self._seed = seed
         self._pictures: tuple[list[Pictures], Pictures] | None = None
@@ -185,6 +206,12 @@ class Compressor:
 
     def simplify(self, count: int, report: Report) -> SplatScene:
         """The scene at `count` Gaussians, refitted to the original; all of them, whole, are the scene itself."""
+        small = self._merged(count, report)
+        if self._lowers_degree and self._observation is not None and small is not self.scene:
+            small = reduced_degree(small, self.cameras, self._observation.images, DEGREE_TOLERANCE)
+        return drop_bands(small, self.cameras, self._sh_keep)
+
+    def _merged(self, count: int, report: Report) -> SplatScene:
         original = self.judge.original
         if count == len(original) and self.scene.sh_degree == original.sh_degree:
             return self.scene
@@ -205,10 +232,13 @@ class Compressor:
         rounded = max(1, round(ROUNDED_SHARE * self.recovery.steps)) if output and has_rounding(output) else 0
         first = replace(self.recovery, steps=self.recovery.steps - rounded)
         learning, finishing = stretch(report, 0.1, 0.75), stretch(report, 0.75, 1.0)
-        scene, record = first(scene, pictures, validation, report=_titled("recover", learning))
+        held = HeldBands(scene) if self._sh_keep < 1 else None
+        scene, record = first(scene, pictures, validation, rounding=held, report=_titled("recover", learning))
         self._fits = (record,)
         if output and rounded:
             step, told = rounding_for(output, scene, **options), _titled("recover, rounded", finishing)
+            if held is not None:
+                step = _one_after_other(held, step)
             scene, record = self.recovery.finer(rounded)(scene, pictures, validation, rounding=step, report=told)
             scene, self._fits = step(scene), (*self._fits, record)
         return scene
@@ -260,6 +290,10 @@ def _topped_up(cameras: Cameras, count: int, avoided: Cameras, scene: SplatScene
     other = sampled[distances > _SAME_VIEW]
     viewmats, Ks = torch.cat([cameras.viewmats, other.viewmats]), torch.cat([cameras.Ks, other.Ks])
     return replace(cameras, viewmats=viewmats, Ks=Ks)
+
+
+def _one_after_other(first: Rounding, then: Rounding) -> Rounding:
+    return lambda scene: then(first(scene))
 
 
 def _titled(title: str, report: Report) -> Report:

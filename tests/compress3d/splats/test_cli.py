@@ -101,6 +101,17 @@ def test_compress_by_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(read_scene(folder / "small-25pct.ply")) == 100
 
 
+def test_compress_to_some_harmonics(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colours = 0.1 * torch.randn(400, 8, 3, generator=torch.Generator().manual_seed(2))
+    write_scene(ball(400).with_tensors(shN=colours), folder / "shiny.ply")
+    options = "--cameras cameras.json --recover 0"
+    made = record(capsys, f"splat compress shiny.ply -o small.ply --sh-keep 25% {options}")
+    shN = read_scene(folder / "small.ply").shN
+    assert made["options"]["sh_keep"] == 0.25 and 0.24 < float(shN.ne(0).float().mean()) <= 0.25
+    made = record(capsys, f"splat compress shiny.ply -o small.ply --keep 50% --sh-degree auto {options}")
+    assert made["options"]["sh_degree"] == "auto"
+
+
 def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = record(capsys, "splat convert ball.ply ball.splat")
     assert made["converted"]["gaussians"] == 400
@@ -193,6 +204,8 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("splat compress ball.ply -o a.ply --cameras gone.json", ["gone.json", "no such file"]),
         ("splat compress ball.ply -o a.ply --cameras bad.json", ["bad.json", "viewmats"]),
         ("splat compress ball.ply -o a.ply --sh-degree 4", ["--sh-degree", "4"]),
+        ("splat compress ball.ply -o a.ply --sh-keep 200", ["--sh-keep", "'200' is not a share"]),
+        ("splat convert ball.ply a.ply --sh-degree auto", ["--sh-degree", "auto"]),
         ("splat convert ball.ply", ["missing: output"]),
         ("splat info ball.ply --spz-axes RDF", ["ball.ply", "not SPZ"]),
         ("splat info ball.ply --spz-axes XYZ", ["--spz-axes", "'XYZ'", "RDF"]),

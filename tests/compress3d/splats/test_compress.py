@@ -139,6 +139,38 @@ def test_what_is_left_makes_up_for_dropped_harmonics(scene: SplatScene, views: C
     assert compress(shiny, sh_degree=0, cameras=views)[1].quality.mean_psnr > dropped + 1
 
 
+def test_a_share_of_the_harmonics_is_kept(scene: SplatScene, views: Cameras, tmp_path: Path) -> None:
+    small, record = compress(scene, tmp_path / "a.ply", sh_keep=0.25, cameras=views)
+    assert int(small.shN.ne(0).any(dim=2).any(dim=1).sum()) == 250
+    assert same(read_scene(tmp_path / "a.ply"), small) and record.options["sh_keep"] == 0.25
+    whole, _ = compress(scene, sh_keep=1.0, cameras=views)
+    assert same(whole, scene)
+    none, _ = compress(scene, sh_keep=0.0, keep=0.5, cameras=views)
+    assert none.sh_degree == 0 and len(none) == 500
+
+
+@pytest.mark.parametrize("name", ["a.sog", "a.spz"])
+def test_dropped_harmonics_stay_dropped_in_recovery(
+    scene: SplatScene, views: Cameras, tmp_path: Path, name: str
+) -> None:
+    options: dict[str, Any] = {"keep": 0.3, "sh_keep": 0.5, "cameras": views}
+    small, before = compress(scene, **options)
+    tuned, after = compress_and_recover(scene, tmp_path / name, recover=20, **options)
+    dropped, faintest = small.shN.eq(0).all(dim=2).all(dim=1), 1e-6 if name == "a.spz" else 2e-3
+    assert int(dropped.sum()) == 150 and float(tuned.shN[dropped].abs().max()) <= faintest
+    assert float(tuned.shN[~dropped].abs().amax(dim=(1, 2)).min()) > 2e-3
+    assert after.quality.mean_psnr > before.quality.mean_psnr
+
+
+def test_the_degree_can_be_found(scene: SplatScene, views: Cameras, monkeypatch: pytest.MonkeyPatch) -> None:
+    shiny = scene.with_tensors(shN=6 * scene.shN)
+    found = partial(compress, shiny, sh_degree="auto", cameras=views)
+    assert found(keep=0.3)[0].sh_degree == 1
+    monkeypatch.setattr(MODULE, "DEGREE_TOLERANCE", 40.0)
+    assert found(keep=0.3)[0].sh_degree == 0
+    assert same(found()[0], shiny)
+
+
 def test_given_views_that_sampling_would_give_are_not_sampled_again(scene: SplatScene) -> None:
     given = sample_views(scene, 7, 48, 48, seed=1)
     compressor = Compressor(scene, given, seed=0)
@@ -196,6 +228,7 @@ def test_unbundled_folders_are_written(scene: SplatScene, views: Cameras, tmp_pa
         ({"psnr": 200}, "cannot be held"),
         ({"psnr": -1}, "above 0"),
         ({"sh_degree": 4}, "sh_degree must be 0, 1, 2 or 3"),
+        ({"sh_keep": 1.5}, "sh_keep must be 0 to 1"),
     ],
 )
 def test_budgets_that_cannot_be_met_are_refused(
