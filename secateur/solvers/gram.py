@@ -99,7 +99,7 @@ def input_grams(model: nn.Module, layers: Mapping[str, nn.Module] | None = None)
         ValueError: a layer is neither of the two, or a convolution has groups.
     """
     chosen = _linear_layers(model) if layers is None else dict(layers)
-    grams = {name: Gram(_width(name, layer), layer.weight.device) for name, layer in chosen.items()}
+    grams = {name: Gram(_width(name, layer), next(layer.parameters()).device) for name, layer in chosen.items()}
     handles = []
     try:
         for name, layer in chosen.items():
@@ -138,5 +138,5 @@ def _patches(layer: nn.Conv2d, images: Float[Tensor, "batch channels height widt
     border = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     images = nn.functional.pad(images, border, mode=mode)
-    kernel, dilation, stride = list(layer.kernel_size), list(layer.dilation), list(layer.stride)
-    return nn.functional.unfold(images, kernel, dilation=dilation, stride=stride).transpose(1, 2)
+    patches = nn.Unfold(layer.kernel_size, layer.dilation, 0, layer.stride)(images)
+    return patches.transpose(1, 2)

@@ -115,7 +115,7 @@ def surgeon(
     Raises:
         ValueError: `kept` is out of range, something holds NaN, or H is not positive definite.
     """
-    rows, d = weight.shape
+    d = weight.shape[1]
     if not 0 <= kept <= d:
         raise ValueError(f"kept must be between 0 and {d}, got {kept}")
     reject_nan(weight, "the weight")
