@@ -39,7 +39,7 @@ from secateur.metrics.speed import measure_speed
 CAPTURES = {"chair": ("nerf_synthetic/chair", None), "fox": ("fox", 480)}
 """Folder in `shared/data`, and the most pixels of the longer side."""
 
-STEPS = 3000
+STEPS = 2500
 POINTS = 100_000
 KEEP = 0.25
 
