@@ -1,0 +1,107 @@
+"""The best of very many units of one price, without sorting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.allocation import UNITS, Budget, allocate
+from secateur.maths import reject_nan, topk_mask
+from secateur.units import Keep, Scores, UnitGroup
+
+_CHUNK = 1 << 20
+_DIGIT = 16
+
+
+def keep_top(scores: Scores, groups: Sequence[UnitGroup], budget: Budget) -> Keep:
+    """What `allocate` gives, in linear time and with a bool a unit, where every unit costs the same.
+
+    Every floating-point number is an integer whose order is the number's; the k-th largest is found digit by digit (16
+    bits of it, a histogram each), and what is above it stays. Units of other costs go to `allocate`.
+
+    Args:
+        scores: group name -> (size,), the higher the better; infinities allowed.
+        groups: the units; each group keeps its `min_keep` best, at least.
+        budget: how much may stay.
+
+    Raises:
+        ValueError: as `allocate`.
+    """
+    if budget.cost != UNITS or any(UNITS in group.cost for group in groups):
+        return allocate(scores, groups, budget)
+    parts = [_checked(scores, group) for group in groups]
+    total = sum(group.size for group in groups)
+    amount = budget.limit if budget.share is None else budget.share * total
+    k = int(min(amount * (1 + 1e-9), total))  # type: ignore[operator]
+    floors = {group.name: min(group.min_keep, group.size) for group in groups}
+    if sum(floors.values()) > k:
+        raise ValueError(f"a budget of {k} units cannot hold the floors {floors}; raise the budget or lower min_keep")
+    wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
+    fixed = [topk_mask(part, floors[g.name]) if floors[g.name] else None for g, part in zip(groups, parts, strict=True)]
+    if not k:
+        return {g.name: torch.zeros_like(part, dtype=torch.bool) for g, part in zip(groups, parts, strict=True)}
+    threshold, equal = _kth_largest(parts, fixed, wide, k)
+    keep: Keep = {}
+    for group, part, floor in zip(groups, parts, fixed, strict=True):
+        mask = torch.empty(group.size, dtype=torch.bool, device=part.device)
+        start = 0
+        for keys in _keys(part, floor, wide):
+            tied = keys == threshold
+            taken = tied & (tied.cumsum(0) <= equal) if equal else torch.zeros_like(tied)
+            equal -= int(taken.sum())
+            mask[start : start + len(keys)] = (keys > threshold) | taken
+            start += len(keys)
+        keep[group.name] = mask
+    return keep
+
+
+def _kth_largest(
+    parts: Sequence[Tensor], floors: Sequence[Tensor | None], wide: torch.dtype, k: int
+) -> tuple[int, int]:
+    """The k-th largest key of all, and how many that equal it belong to the k largest."""
+    shift = (64 if wide == torch.float64 else 32) - _DIGIT
+    lowest = -(1 << (_DIGIT - 1))
+    prefix: int | None = None
+    while shift >= 0:
+        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+        for part, floor in zip(parts, floors, strict=True):
+            for keys in _keys(part, floor, wide):
+                if prefix is None:
+                    digits = (keys >> shift) - lowest
+                else:
+                    inside = keys[(keys >> (shift + _DIGIT)) == prefix]
+                    digits = (inside >> shift) & ((1 << _DIGIT) - 1)
+                counts += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
+        from_above = counts.flip(0).cumsum(0)
+        place = int(torch.searchsorted(from_above, k))
+        digit = (1 << _DIGIT) - 1 - place
+        k -= int(from_above[place] - counts[digit])
+        prefix = digit + lowest if prefix is None else (prefix << _DIGIT) | digit
+        shift -= _DIGIT
+    assert prefix is not None
+    return prefix, k
+
+
+def _keys(part: Tensor, floor: Tensor | None, wide: torch.dtype) -> Iterator[Tensor]:
+    """Integers in the order of the scores, a chunk at a time; above all others where `floor` is True."""
+    integer, sign = (torch.int64, 63) if wide == torch.float64 else (torch.int32, 31)
+    largest = torch.iinfo(integer).max
+    for start in range(0, len(part), _CHUNK):
+        # Adding 0 makes a copy, and a positive zero of a negative one.
+        bits = (part[start : start + _CHUNK].to(wide) + 0.0).view(integer)
+        keys = bits ^ ((bits >> sign) & largest)
+        if floor is not None:
+            keys.masked_fill_(floor[start : start + _CHUNK], largest)
+        yield keys
+
+
+def _checked(scores: Scores, group: UnitGroup) -> Tensor:
+    if group.name not in scores:
+        raise ValueError(f"no scores for group {group.name!r}; there are scores for {sorted(scores)}")
+    part = scores[group.name].detach()
+    if part.shape != (group.size,):
+        raise ValueError(f"scores of group {group.name!r} must be ({group.size},), got {tuple(part.shape)}")
+    reject_nan(part, f"scores of group {group.name!r}")
+    return part
