@@ -33,7 +33,11 @@ def main(options: argparse.Namespace) -> dict[str, object]:
             report=stretch(report, 0.0, 0.6),
         )
         pruned = scene if continuous is not None else spectral_cut(scene, options.keep, options.gamma)
-        head = GainUNet(options.width or 64) if options.head == "gain" else FeatureHead(width=options.width or 16)
+        head = (
+            GainUNet(options.width or 64)
+            if options.head == "gain"
+            else FeatureHead(options.features, options.width or 16)
+        )
         # The released network knows no alpha: it is trained and shown on one background.
         compensate = Compensate(options.steps, backgrounds=0.0 if options.head == "gain" else 0.5, seed=options.seed)
         compensated, record = compensate(
@@ -77,6 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("--gamma", type=float, default=0.5, help="share of those from the high end of the spectrum")
     parser.add_argument("--schedule", choices=["one-shot", "continuous"], default="one-shot")
     parser.add_argument("--head", choices=["features", "gain"], default="features", help="gain: the released U-Net")
+    parser.add_argument("--features", type=int, default=8, help="feature channels of each Gaussian, 4 bytes each")
     parser.add_argument("--width", type=int, help="channels of the head (16; of the U-Net 64)")
     parser.add_argument("--warmup", type=int, default=2000, help="steps of training the scene")
     parser.add_argument("--steps", type=int, default=1000, help="steps of training scene and head together")

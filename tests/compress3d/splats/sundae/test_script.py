@@ -23,6 +23,7 @@ def test_the_script_leaves_one_file_and_a_record_with_both_figures(schedule: str
         gamma=0.5,
         schedule=schedule,
         head=head,
+        features=3,
         width=2,
         warmup=10,
         steps=4,
