@@ -25,16 +25,21 @@ from compress3d.splats.anchors import (
     train_field,
 )
 from compress3d.splats.anchors.train import field_images
+from compress3d.splats.compensation import FeatureHead
 from compress3d.splats.densify import MarkovChain
 from compress3d.splats.formats import write_scene
+from compress3d.splats.importance import Spectral
 from compress3d.splats.photographs import quality_to_photographs
 from compress3d.splats.pruning import PruneAt, radsplat, sundae
+from compress3d.splats.scene import SplatScene
+from compress3d.splats.sundae import Compensate, CompensatedScene, save_compensated
 from compress3d.splats.train import Training, train
-from secateur.allocation import Budget
-from secateur.console import Report
+from secateur.allocation import Budget, allocate
+from secateur.console import Report, stretch
 from secateur.importance import Random
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.speed import measure_speed
+from secateur.units import Criterion
 
 CAPTURES = {"chair": ("nerf_synthetic/chair", None), "fox": ("fox", 480)}
 """Folder in `shared/data`, and the most pixels of the longer side."""
@@ -42,6 +47,7 @@ CAPTURES = {"chair": ("nerf_synthetic/chair", None), "fox": ("fox", 480)}
 STEPS = 2500
 POINTS = 100_000
 KEEP = 0.25
+ABLATED = (0.5, 0.2, 0.05)
 
 TRAININGS: dict[str, Training] = {
     "3DGS": Training(),
@@ -66,6 +72,7 @@ def jobs(settings: Settings) -> dict[str, Job]:
         name: partial(_trained, training) for name, training in TRAININGS.items()
     }
     methods |= {"Scaffold-GS": partial(_field, "scaffold"), "GaussianForest": partial(_field, "forest")}
+    methods |= {"SUNDAE, 25 %": _sundae, "SUNDAE ablation": _ablation}
     return {
         f"{capture}: {name}": partial(_row, capture, name, method, settings)
         for capture in CAPTURES
@@ -110,6 +117,64 @@ def _trained(training: Training, capture: Capture, steps: int, folder: Path, rep
         "file_psnr": quality_to_photographs(read_scene(path), capture, capture.test.tolist()).mean_psnr,
         "frames_per_second": speed.frames_per_second,
         "minutes": record.seconds["train"] / 60,
+    }
+
+
+def _sundae(capture: Capture, steps: int, folder: Path, report: Report) -> dict[str, Any]:
+    """Continuous spectral pruning for four fifths of the steps, then scene and head together."""
+    first = round(0.8 * steps)
+    scene, record = train(
+        capture, steps=first, training=Training(pruning=sundae(KEEP)), report=stretch(report, 0.0, 0.8)
+    )
+    start = time.perf_counter()
+    compensated = _compensated(scene, capture, steps - first, stretch(report, 0.8, 1.0))
+    minutes = (record.seconds["train"] + time.perf_counter() - start) / 60
+    test = capture.subset(capture.test)
+    speed = measure_speed(
+        lambda frame: compensated.render(test.cameras[frame], test.background), min(4, len(test.cameras))
+    )
+    return _both(compensated, capture) | {
+        "gaussians": len(compensated),
+        "bytes": save_compensated(folder / "scene.safetensors", compensated, half=True),
+        "frames_per_second": speed.frames_per_second,
+        "minutes": minutes,
+    }
+
+
+def _ablation(capture: Capture, steps: int, folder: Path, report: Report) -> dict[str, Any]:
+    """One scene, cut by the spectrum and at random, then trained together with the head."""
+    scene, record = train(capture, steps=steps, report=stretch(report, 0.0, 0.5))
+    assert record.quality is not None
+    criteria: dict[str, Criterion] = {"spectral": Spectral(), "random": Random()}
+    kinds = [(keep, name) for keep in ABLATED for name in criteria]
+    rows = []
+    for number, (keep, name) in enumerate(kinds):
+        part = stretch(report, 0.5 + 0.5 * number / len(kinds), 0.5 + 0.5 * (number + 1) / len(kinds))
+        cut = scene.cut(allocate(criteria[name].score(scene), scene.groups(), Budget(share=keep)))
+        after = quality_to_photographs(cut, capture, capture.test.tolist()).mean_psnr
+        compensated = _compensated(cut, capture, max(1, steps // 10), part)
+        facts = {"share": keep, "selection": name, "gaussians": len(cut), "psnr_after_cut": after}
+        rows.append(facts | _both(compensated, capture))
+    return {"psnr_before": record.quality.mean_psnr, "gaussians_before": len(scene), "cuts": rows}
+
+
+def _compensated(scene: SplatScene, capture: Capture, steps: int, report: Report) -> CompensatedScene:
+    start = CompensatedScene.start(scene, FeatureHead(features=4))
+    return Compensate(steps)(start, [capture.subset(capture.train)], report=report)[0]
+
+
+def _both(compensated: CompensatedScene, capture: Capture) -> dict[str, float]:
+    """PSNR and SSIM with the head, and PSNR without it."""
+    test = capture.subset(capture.test)
+    photographs = torch.stack([test.image(index) for index in range(len(test))])
+    with torch.no_grad():
+        pairs = zip(*compensated.render_both(test.cameras, test.background), strict=True)
+        shown, plain = (torch.stack(images).clamp(0, 1) for images in pairs)
+    without = float(psnr(plain, photographs).mean())
+    return {
+        "psnr": float(psnr(shown, photographs).mean()),
+        "ssim": float(ssim(shown, photographs).mean()),
+        "psnr_without_head": without,
     }
 
 
