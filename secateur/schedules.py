@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from secateur.allocation import Allocator, Budget, allocate
 from secateur.granularity import Granularity, ParamsFilter, Unstructured, Weights, matrices
 from secateur.maths import topk_mask
-from secateur.training.weights import restore, snapshot
 from secateur.units import Criterion, Keep, Prunable, Scores, UnitGroup
 
 
@@ -187,6 +186,8 @@ def iterative_pruning(
     Raises:
         ValueError: an argument is out of range.
     """
+    from secateur.training.weights import restore, snapshot  # with it comes Lightning, which is slow to import
+
     if not 0 <= rewind_to <= steps or rounds < 0 or not 0 <= prune_share < 1:
         raise ValueError(
             f"0 <= rewind_to <= steps, rounds >= 0 and 0 <= prune_share < 1 are needed, got {rewind_to}, {steps}, "

@@ -1,17 +1,22 @@
 """What is each unit worth? Criteria that need no domain, one family a file."""
 
+from secateur.importance.activation import ActivationAttention, Wanda, block_influence
 from secateur.importance.combine import Product, RankMixture, Sampled
 from secateur.importance.curvature import Fisher, HessianDiagonal, HessianProduct, HessianTrace, MaskHessian
 from secateur.importance.gradient import MaskTaylor, Taylor
-from secateur.importance.magnitude import Magnitude
+from secateur.importance.magnitude import Lamp, Magnitude
 from secateur.importance.objective import Objective
 from secateur.importance.random import Random
+from secateur.importance.synaptic import GraSP, SynFlow
 
 __all__ = [
+    "ActivationAttention",
     "Fisher",
+    "GraSP",
     "HessianDiagonal",
     "HessianProduct",
     "HessianTrace",
+    "Lamp",
     "Magnitude",
     "MaskHessian",
     "MaskTaylor",
@@ -20,5 +25,8 @@ __all__ = [
     "Random",
     "RankMixture",
     "Sampled",
+    "SynFlow",
     "Taylor",
+    "Wanda",
+    "block_influence",
 ]
