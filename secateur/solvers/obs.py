@@ -150,7 +150,12 @@ def _surgeon(weight: Tensor, inverse: Tensor, kept: int) -> tuple[Tensor, Tensor
 
 
 def sweep(
-    weight: Float[Tensor, "rows d"], factor: Float[Tensor, "d d"], choose: Choose, span: int, block: int = 128
+    weight: Float[Tensor, "rows d"],
+    factor: Float[Tensor, "d d"],
+    choose: Choose,
+    span: int,
+    block: int = 128,
+    together: int = 1,
 ) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "rows d"], float]:
     """SparseGPT: columns from left to right, each one's error made up for by the columns to the right of it.
 
@@ -164,6 +169,8 @@ def sweep(
         choose: which weights of the next `span` columns stay.
         span: how many columns are decided at a time; the last time fewer may be left.
         block: columns between updates of the rest, rounded up to a multiple of `span`.
+        together: neighbouring columns of a row that stay or go together; `span` is a multiple of it. The scores of such
+            a run are then the squared errors of removing all of it, w U^-1 on its columns, whose sum is twice the loss.
 
     Returns:
         The weights, the mask, and the loss 0.5 tr (W' - W) H (W' - W)^T, which is half the sum of the squared errors.
@@ -179,7 +186,7 @@ def sweep(
         for column in range(start, stop):
             if (column - start) % span == 0:
                 part = slice(column, min(column + span, stop))
-                keep[:, part] = choose((weight[:, part] / factor.diagonal()[part]).square(), column)
+                keep[:, part] = choose(_errors(weight[:, part], factor[part, part], together).square(), column)
             removed = torch.where(keep[:, column], 0, weight[:, column])
             error = removed / factor[column, column]
             weight[:, column:stop] -= error[:, None] * factor[column, column:stop]
@@ -188,3 +195,12 @@ def sweep(
         weight[:, stop:] -= errors @ factor[start:stop, stop:]
         loss += 0.5 * float(errors.square().sum())
     return weight, keep, loss
+
+
+def _errors(weight: Tensor, factor: Tensor, together: int) -> Tensor:
+    if together == 1:
+        return weight / factor.diagonal()
+    runs = [slice(first, first + together) for first in range(0, len(factor), together)]
+    return torch.cat(
+        [torch.linalg.solve_triangular(factor[run, run], weight[:, run], upper=True, left=False) for run in runs], 1
+    )

@@ -124,6 +124,19 @@ def test_the_sweep_does_not_depend_on_its_block(block: int) -> None:
     torch.testing.assert_close(sweep(weight, factor, fixed(keep), span=1, block=block)[0], reference)
 
 
+def test_scores_of_columns_that_go_together_are_what_removing_them_costs() -> None:
+    weight, hessian = problem(4, 6)
+    factor = inverse_factor(hessian)
+    seen = []
+
+    def choose(scores: Tensor, start: int) -> Tensor:
+        seen.append(scores)
+        return torch.full_like(scores, start > 0, dtype=torch.bool)
+
+    loss = sweep(weight, factor, choose, span=3, together=3)[2]
+    assert loss == pytest.approx(0.5 * float(seen[0].sum()))
+
+
 def test_the_sweep_lies_between_no_update_and_the_exact_refit() -> None:
     weight, hessian = problem(6, 12)
     keep = torch.rand(6, 12, generator=generator(9)) < 0.5

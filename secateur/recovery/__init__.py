@@ -1,0 +1,1 @@
+"""After the cut: what stays is made to do the work of what went."""
