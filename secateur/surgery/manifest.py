@@ -1,0 +1,291 @@
+"""Cut networks as files: the weights as safetensors, and a manifest that names every cut.
+
+Weights alone cannot rebuild a cut network, so loading takes the code from the caller: it builds the dense network on
+the meta device, cuts it as the manifest says, and gives it the weights. Nothing is unpickled, and the manifest is
+believed in nothing: every number in it has to fit the network that the caller built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from secateur.files import replacing_folder
+from secateur.surgery.cut import Block, Cuts, Kept, cut_module, kind_of
+from secateur.surgery.layers import join_name, named_tensors, split_name
+from secateur.surgery.network import Network
+
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+_FORMAT = "secateur cut network"
+_VERSION = 1
+_LARGEST_MANIFEST = 256 * 10**6
+
+
+def save(
+    network: Network,
+    folder: str | os.PathLike[str],
+    *,
+    dense: nn.Module | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the network's weights and the manifest of its cuts into a folder.
+
+    The manifest says, in the dense network's numbering, which rows of which tensor of which module stay, which modules
+    are gone and what they leave, and which attributes changed, with the original sizes.
+
+    Args:
+        network: a network with its history of cuts (`Network.cuts`).
+        folder: where to; other files in it stay.
+        dense: the network that it was cut from; the manifest then holds the hash of its weights.
+        recipe: anything that JSON can hold, to say how the network was made.
+
+    Raises:
+        ValueError: the module holds meta tensors, or the recipe is no JSON.
+    """
+    tensors = named_tensors(network.module)
+    missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if missing:
+        raise ValueError(f"{missing[0]!r} is on the meta device, so there are no weights to save")
+    kinds = {name: kind_of(module) for name, module in network.module.named_modules()}
+    try:
+        with replacing_folder(folder, index=MANIFEST) as temporary:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / WEIGHTS
+            )
+            manifest = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "recipe": recipe,
+                "dense_sha256": None if dense is None else hash_weights(dense),
+                "weights_sha256": _hash_file(temporary / WEIGHTS),
+                "cuts": [_cut_record(key, kept, kinds) for key, kept in network.cuts.rows.items()],
+                "blocks": [
+                    {"module": name, "kind": kind, "leaves": block.leaves, "outputs": block.outputs}
+                    for name, (kind, block) in network.cuts.blocks.items()
+                ],
+                "attributes": [
+                    {"module": module, "attribute": attribute, "original": before, "now": now}
+                    for (module, attribute), (before, now) in network.cuts.attributes.items()
+                ],
+            }
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    except TypeError as error:
+        raise ValueError(f"the recipe is no JSON: {error}") from error
+
+
+def load(folder: str | os.PathLike[str], build: Callable[[], nn.Module]) -> Network:
+    """Read a cut network that `save` wrote. It gives the outputs that were saved, bit for bit.
+
+    Args:
+        folder: the folder.
+        build: makes the dense network; called on the meta device, so that it takes no memory.
+
+    Returns:
+        The network with its cuts, on the CPU. It has no groups: `trace` its module, or map its units, to cut it again.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or the first thing in which manifest, weights and network do not fit one another.
+    """
+    folder = Path(folder)
+    weights = folder / WEIGHTS
+    manifest = _read_manifest(folder / MANIFEST)
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: no such file")
+    if _hash_file(weights) != manifest.get("weights_sha256"):
+        raise ValueError(f"{weights}: these are not the weights that {MANIFEST} was written with (weights_sha256)")
+    with torch.device("meta"):
+        dense = build()
+    module = cut_module(dense, cuts := _Reader(folder / MANIFEST, manifest, dense).cuts())
+    _fill(module, weights)
+    return Network(module, (), cuts=cuts)
+
+
+def hash_weights(module: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(module).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cut_record(key: tuple[str, int], kept: Kept, kinds: Mapping[str, str]) -> dict[str, Any]:
+    module, tensor = split_name(key[0])
+    return {
+        "module": module,
+        "kind": kinds[module],
+        "tensor": tensor,
+        "dim": key[1],
+        "size": kept.size,
+        "kept": _ranges(kept.rows),
+    }
+
+
+def _ranges(rows: Tensor) -> list[list[int]]:
+    """[[first, last + 1], ...] of ascending rows."""
+    if not len(rows):
+        return []
+    breaks = (rows.diff() != 1).nonzero()[:, 0] + 1
+    return [[int(run[0]), int(run[-1]) + 1] for run in rows.tensor_split(breaks.tolist())]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes are more than a manifest has ({_LARGEST_MANIFEST})")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ValueError(f"{path}: not a manifest of a cut network (format must be {_FORMAT!r})")
+    if manifest.get("version") != _VERSION:
+        raise ValueError(f"{path}: version {manifest.get('version')!r} is unknown; this reads version {_VERSION}")
+    return manifest
+
+
+class _Reader:
+    """Reads the cuts of a manifest against the dense network that they are to fit."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], dense: nn.Module) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.modules = dict(dense.named_modules())
+        self.tensors = named_tensors(dense)
+
+    def cuts(self) -> Cuts:
+        """All the cuts, or ValueError at the first that does not fit."""
+        rows = {}
+        for index, record in self._records("cuts"):
+            key, kept = self._rows(f"cuts[{index}]", record)
+            if key in rows:
+                self._refuse(f"cuts[{index}]", f"{key[0]!r} (dim {key[1]}) is cut twice")
+            rows[key] = kept
+        blocks = dict(self._block(f"blocks[{index}]", record) for index, record in self._records("blocks"))
+        attributes = dict(self._attribute(f"attributes[{i}]", record) for i, record in self._records("attributes"))
+        return Cuts(rows, blocks, attributes)
+
+    def _records(self, name: str) -> enumerate[dict[str, Any]]:
+        records = self.manifest.get(name)
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            self._refuse(name, "must be a list of objects")
+        return enumerate(records)
+
+    def _rows(self, where: str, record: Mapping[str, Any]) -> tuple[tuple[str, int], Kept]:
+        module = self._module(where, record)
+        name = join_name(module, str(record.get("tensor")))
+        if name not in self.tensors:
+            self._refuse(where, f"the network has no tensor {name!r}")
+        shape = self.tensors[name].shape
+        dim = self._integer(where, record, "dim")
+        if not 0 <= dim < len(shape):
+            self._refuse(where, f"{name!r} of shape {tuple(shape)} has no dimension {dim}")
+        size = self._integer(where, record, "size")
+        if size != shape[dim]:
+            self._refuse(where, f"{name!r} had {size} rows along dim {dim}, but the network's has {shape[dim]}")
+        return (name, dim), Kept(size, self._kept(where, record.get("kept"), size))
+
+    def _kept(self, where: str, ranges: Any, size: int) -> Tensor:
+        if not isinstance(ranges, list):
+            self._refuse(where, "kept must be a list of [first, last + 1]")
+        end = 0
+        runs = [torch.zeros(0, dtype=torch.int64)]
+        for run in ranges:
+            whole = isinstance(run, list) and len(run) == 2 and all(type(bound) is int for bound in run)
+            if not whole or not end <= run[0] < run[1] <= size:
+                self._refuse(where, f"kept must be ascending ranges within [0, {size}], found {run!r}")
+            end = run[1]
+            runs.append(torch.arange(*run))
+        return torch.cat(runs)
+
+    def _block(self, where: str, record: Mapping[str, Any]) -> tuple[str, tuple[str, Block]]:
+        name = self._module(where, record)
+        leaves = record.get("leaves")
+        outputs = self._integer(where, record, "outputs")
+        if leaves not in ("nothing", "input") or not 1 <= outputs <= 16 or not name:
+            self._refuse(
+                where, "a block leaves 'nothing' or 'input', has 1 to 16 outputs, and is not the whole network"
+            )
+        return name, (record["kind"], Block(name, leaves, outputs))
+
+    def _attribute(self, where: str, record: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[int, int]]:
+        module, attribute = record.get("module"), record.get("attribute")
+        if not isinstance(module, str) or module not in self.modules or not isinstance(attribute, str):
+            self._refuse(where, f"the network has no attribute {attribute!r} of a module {module!r}")
+        before, now = self._integer(where, record, "original"), self._integer(where, record, "now")
+        value = vars(self.modules[module]).get(attribute)
+        if type(value) is not int or value != before:
+            self._refuse(where, f"{module}.{attribute} was {before}, but the network's is {value!r}")
+        if not 0 <= now <= before:
+            self._refuse(where, f"{module}.{attribute} cannot go from {before} to {now}")
+        return (module, attribute), (before, now)
+
+    def _module(self, where: str, record: Mapping[str, Any]) -> str:
+        name, kind = record.get("module"), record.get("kind")
+        if not isinstance(name, str) or name not in self.modules:
+            self._refuse(where, f"the network has no module {name!r}")
+        found = kind_of(self.modules[name])
+        if kind != found:
+            self._refuse(where, f"module {name!r} was a {kind!r}, but the network's is a {found!r}")
+        return name
+
+    def _integer(self, where: str, record: Mapping[str, Any], name: str) -> int:
+        value = record.get(name)
+        if type(value) is not int:
+            self._refuse(where, f"{name} must be a whole number, found {value!r}")
+        return value
+
+    def _refuse(self, where: str, reason: str) -> NoReturn:
+        raise ValueError(f"{self.path}: {where}: {reason}")
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    """Give the module the file's tensors, each of its own shape; no more and no fewer."""
+    expected = named_tensors(module)
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = set(file.keys())
+            for name, tensor in expected.items():
+                if name not in held:
+                    raise ValueError(f"{path}: no tensor {name!r}, which the network has")
+                shape = file.get_slice(name).get_shape()
+                if list(tensor.shape) != shape:
+                    raise ValueError(f"{path}: {name!r} has shape {shape}, the cut network's {list(tensor.shape)}")
+            unexpected = sorted(held - set(expected))
+            if unexpected:
+                raise ValueError(f"{path}: tensor {unexpected[0]!r} is none of the network's")
+            loaded = {id(tensor): _like(tensor, file.get_tensor(name)) for name, tensor in expected.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    for owner_name, owner in module.named_modules():
+        held_by: dict[str, Any]
+        for held_by in (owner._parameters, owner._buffers):
+            held_by.update({name: loaded[id(tensor)] for name, tensor in held_by.items() if tensor is not None})
+        stray = [name for name, value in vars(owner).items() if isinstance(value, Tensor) and value.is_meta]
+        if stray:
+            raise ValueError(
+                f"{join_name(owner_name, stray[0])} is a plain tensor, which no file holds: make it a buffer"
+            )
+        if isinstance(owner, nn.RNNBase):
+            owner._init_flat_weights()
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    return nn.Parameter(value, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
