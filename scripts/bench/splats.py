@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if not options.plots:
         settings = Settings(options.scenes, _peer(), options.limit, options.quick)
-        measure(options.only, options.parts or "", settings, options.output, options.threads)
+        measure(options.only, options.parts, settings, options.output, options.threads)
     for picture in draw_all(read_results(options.output), options.images):
         console.print(f"drew {picture.name}")
 
@@ -54,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_names(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--scenes", type=_names(SCENES), default=tuple(SCENES), help=f"of {','.join(SCENES)}")
-    parser.add_argument("--parts", help="only the parts whose names contain this")
+    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as 'chair: *'")
     parser.add_argument(
         "--output", type=Path, help="the JSON to write into (results/splats.json; with --quick under out/)"
     )
@@ -77,7 +78,7 @@ def measure(sections: tuple[str, ...], named: str, settings: Settings, output: P
         (section, part, job)
         for section in sections
         for part, job in SECTIONS[section](settings).items()
-        if named in part
+        if fnmatchcase(part, named)
     ]
     peer = settings.splat_transform.version if settings.splat_transform else None
     with pinned_threads(threads) as used, progress_bar() as report:
