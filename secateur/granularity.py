@@ -233,6 +233,10 @@ class Weights:
                 self._views[name] = self.granularity.view(weight.detach())
         return self._views
 
+    def attached(self) -> dict[str, Tensor]:
+        """As `tensors()`, but differentiable in the module's parameters: for penalties of a loss."""
+        return {name: self.granularity.view(weight) for name, weight in self.weights().items()}
+
     def groups(self) -> Sequence[UnitGroup]:
         return self._groups
 
