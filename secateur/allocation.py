@@ -3,7 +3,8 @@
 An allocator is a plain function `(scores, groups, budget) -> Keep`:
 
 - `allocate`: all units of all groups compete with one another;
-- `allocate_per_group`: the budget is split over the groups first, and units compete inside their group.
+- `allocate_per_group`: the budget is split over the groups first, and units compete inside their group;
+- `allocate_knapsack`: the largest sum of scores that the budget holds, where costs differ.
 
 Every allocator keeps the promise of the exact budget: the cost of what is kept never exceeds the budget, and no unit
 that was left out would still fit. So with equal costs the budget is met exactly (rounded down to whole units).
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from secateur.maths import order_by_score, topk_mask
+from secateur.solvers.knapsack import integer_costs, knapsack
 from secateur.units import Keep, Scores, UnitGroup
 
 UNITS = "units"
@@ -151,6 +153,60 @@ def allocate_per_group(
         by_remainder = sorted(range(len(groups)), key=lambda index: -remainders[index])
         if not any(pool.take_next(index) for index in by_remainder):
             return pool.keep()
+
+
+def allocate_knapsack(scores: Scores, groups: Sequence[UnitGroup], budget: Budget, cells: int = 10_000) -> Keep:
+    """Keep the units of the largest total score that the budget holds: an exact 0/1 knapsack.
+
+    Aflalo et al.: Knapsack Pruning with Inner Distillation (arXiv 2002.08258), whose scores are first-order Taylor
+    terms and whose costs are multiply-adds. Scores are worths here, which `allocate` only ranks: twice the score is
+    worth twice the cost. Each group first keeps its `min_keep` best units; what the optimum leaves of the budget is
+    filled by score. With equal costs that is `allocate`.
+
+    Args:
+        scores: group name -> (size,), finite; those below 0 count as 0.
+        groups: the units, with their costs and floors.
+        budget: how much may stay.
+        cells: the most units of capacity of the dynamic programme (see `secateur.solvers.knapsack.integer_costs`):
+            costs whose common divisor is too small for them are rounded up. It takes units x cells steps, and as many
+            bits.
+
+    Raises:
+        ValueError: as for `allocate`, or a score is infinite.
+    """
+    pool = _Pool(scores, groups, budget)
+    values, costs = torch.cat(pool.scores), torch.cat(pool.costs)
+    if bool(torch.isinf(values).any()):
+        raise ValueError("a knapsack needs finite scores; they are infinite somewhere")
+    kept = torch.cat(pool.kept)
+    free = ~kept
+    left = max(0.0, pool.amount - float(costs[kept].sum()))
+    (prices,), capacity = integer_costs([costs[free].numpy()], left, cells)
+    kept[free] = torch.from_numpy(knapsack(values[free].numpy(), prices, capacity))
+    pool.kept = list(kept.split([group.size for group in groups]))
+    pool.spend(pool.amount)
+    return pool.keep()
+
+
+def fill(chosen: Keep, scores: Scores, groups: Sequence[UnitGroup], budget: Budget, order: Sequence[int]) -> Keep:
+    """Add to a choice what the rest of the budget still holds: the best units of one group, then of the next.
+
+    Args:
+        chosen: which units stay anyway; so do each group's `min_keep` best.
+        scores: group name -> (size,), the higher the better.
+        groups: the units, with their costs and floors.
+        budget: how much may stay, of which `chosen` is a part.
+        order: indices of all groups, the first to be filled first.
+
+    Raises:
+        ValueError: as for `allocate`.
+    """
+    pool = _Pool(scores, groups, budget)
+    pool.kept = [kept | chosen[group.name].cpu() for kept, group in zip(pool.kept, groups, strict=True)]
+    for index in order:
+        others = sum(pool.spent) - pool.spent[index]
+        pool.spend(pool.amount - others, only=index)
+    return pool.keep()
 
 
 def erdos_renyi_kernel(shapes: Mapping[str, Sequence[int]]) -> dict[str, float]:

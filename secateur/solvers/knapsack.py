@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 # Costs beyond this lose integers in float64.
 _LARGEST_EXACT = 2.0**53
 
+# Decimals of a cost that may have a common divisor.
+_MOST_DECIMALS = 4
+
 
 def knapsack(values: ArrayLike, costs: ArrayLike, capacity: int) -> NDArray[np.bool_]:
     """(n,) True for the things of largest total value whose total cost is at most `capacity`.
@@ -146,9 +149,9 @@ def integer_costs(
 ) -> tuple[list[NDArray[np.int64]], int]:
     """Integer costs and capacity for the exact solvers: never over the budget.
 
-    Whole numbers are divided by their greatest common divisor. Where that leaves more than `cells` units of capacity,
-    or costs are not whole, the budget is cut into that many cells and costs are rounded up to them: what is found is
-    then optimal for the rounded costs, and each thing taken may waste up to a cell.
+    Costs of few decimals are divided by the largest number that divides them all. Where that leaves more than `cells`
+    units of capacity, or costs have more decimals, the budget is cut into that many cells and costs are rounded up to
+    them: what is found is then optimal for the rounded costs, and each thing taken may waste up to a cell.
 
     Args:
         costs: arrays of costs, not negative.
@@ -164,10 +167,16 @@ def integer_costs(
         raise ValueError("costs and capacity must be finite and not negative")
     # What costs more than everything that fits is all the same.
     capacity = min(capacity, float(together.sum()))
-    if (together == np.floor(together)).all() and (together < _LARGEST_EXACT).all():
-        divisor = int(np.gcd.reduce(together.astype(np.int64), initial=0)) or 1
-        if capacity // divisor <= cells:
-            return [(each / divisor).astype(np.int64) for each in arrays], int(capacity // divisor)
+    for decimals in range(_MOST_DECIMALS + 1):
+        scaled = together * 10.0**decimals
+        if scaled.size and scaled.max() >= _LARGEST_EXACT:
+            break
+        if (np.abs(scaled - scaled.round()) <= 1e-9 * scaled).all():
+            divisor = int(np.gcd.reduce(scaled.round().astype(np.int64), initial=0)) or 1
+            units = math.floor(capacity * 10.0**decimals / divisor * (1 + 1e-12))
+            if units <= cells:
+                return [np.rint(each * 10.0**decimals / divisor).astype(np.int64) for each in arrays], units
+            break
     cell = capacity / cells
     if cell == 0:
         return [np.where(each > 0, 1, 0).astype(np.int64) for each in arrays], 0

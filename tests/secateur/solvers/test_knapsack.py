@@ -87,6 +87,8 @@ def test_options_that_are_infinitely_lossy_are_never_taken() -> None:
 def test_integer_costs_are_exact_where_they_can_be_and_never_too_low() -> None:
     (prices,), capacity = integer_costs([np.array([3e9, 6e9, 9e9])], 13e9)
     assert prices.tolist() == [1, 2, 3] and capacity == 4
+    (prices,), capacity = integer_costs([np.array([0.25, 2.5])], 33.3)
+    assert prices.tolist() == [1, 10] and capacity == 11
     source = np.random.default_rng(2)
     costs = source.random(50)
     (prices,), capacity = integer_costs([costs], 7.0, cells=300)
