@@ -199,7 +199,7 @@ def with_costs(
     """
     costed = []
     for group in groups:
-        owned = _owned(group, tensors)
+        owned = _owned(group, tensors, blocks.get(group.name))
         parameters = (count for name, count in owned.items() if isinstance(tensors[name], nn.Parameter))
         costs = {
             "params": _sum(parameters, group.size),
@@ -222,8 +222,13 @@ def _mixing(group: UnitGroup, usage: Usage, counts: Sequence[Count], blocks: Seq
     return torch.full((group.size,), share, dtype=torch.float64)
 
 
-def _owned(group: UnitGroup, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _owned(group: UnitGroup, tensors: Mapping[str, Tensor], blocks: Sequence[Block] | None) -> dict[str, Tensor]:
     """Tensor name -> (size,) elements that each unit owns; what it owns along two dimensions counts once."""
+    if blocks is not None:
+        return {
+            name: torch.tensor([tensor.numel() * inside(name, {block.module: 0}) for block in blocks]).double()
+            for name, tensor in tensors.items()
+        }
     rows: dict[str, dict[int, int]] = {}
     for member in group.members:
         each = 1 if member.rows is None else member.rows.shape[1]

@@ -231,6 +231,8 @@ def _moved(group: UnitGroup, keep: Tensor, cuts: Cuts) -> UnitGroup:
             renumbered = torch.full((kept.size,), -1)
             renumbered[kept.rows] = torch.arange(len(kept.rows))
             rows = renumbered[rows]
+            # A block owns all that is left of its parameters; other units' rows stay or go with those units.
+            rows = rows[:, (rows >= 0).all(dim=0)]
         whole = torch.equal(rows, torch.arange(len(rows))[:, None])
         members.append(replace(member, rows=None if whole else rows))
     return replace(group, size=int(keep.sum()), members=tuple(members), cost={})
@@ -250,6 +252,8 @@ def _check(network: Network) -> None:
         blocks = network.blocks.get(group.name)
         if blocks is not None and len(blocks) != group.size:
             raise ValueError(f"{where} has {group.size} units but {len(blocks)} blocks")
+        if blocks is not None and len(blocks) > 1 and group.members:
+            raise ValueError(f"{where}: only a group of one block can have members; its costs come from the modules")
         for block in blocks or ():
             _submodule(module, block.module, where)
         for member in group.members:

@@ -119,8 +119,7 @@ class SlimAttention(nn.Module):
             bias = _additive(padding, q)[:, None, None, :]
         if mask is not None:
             shaped = _additive(mask, q)
-            if shaped.dim() == 3:
-                shaped = self._per_head(shaped, len(q))
+            shaped = self._per_head(shaped, len(q)) if shaped.dim() == 3 else shaped[None, None]
             bias = shaped if bias is None else bias + shaped
         return bias if bias is None else bias.expand(len(q), -1, q.shape[2], k.shape[2])
 
