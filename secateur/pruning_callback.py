@@ -22,12 +22,17 @@ from torch.optim import Optimizer
 from secateur.allocation import Budget
 from secateur.granularity import Granularity, ParamsFilter, Unstructured, Weights, matrices, spread
 from secateur.schedules import OneShot, Schedule, budget_at, grow_prune, without
-from secateur.training.seeding import generator_at
 from secateur.units import Criterion, Keep, fold
 
 
-class _Sparse(lightning.Callback):
-    """What the callbacks share: the weights of the module in training, steps, hooks and optimisers' states."""
+class SparseCallback(lightning.Callback):
+    """What callbacks of sparse training share: the weights of the module, the mask in force, hooks, and steps.
+
+    Args:
+        granularity: what a unit is; None: single weights.
+        params: which parameters have masks.
+        min_keep: the fewest units that stay in each parameter.
+    """
 
     def __init__(self, granularity: Granularity | None, params: ParamsFilter, min_keep: int) -> None:
         self.granularity: Granularity = granularity or Unstructured()
@@ -94,7 +99,7 @@ class _Sparse(lightning.Callback):
         self.step, self.keep = state_dict["step"], dict(state_dict["keep"])
 
 
-class PruningCallback(_Sparse):
+class PruningCallback(SparseCallback):
     """Prunes gradually to a budget while a module trains, and holds what was removed at 0.
 
     From `first_step` to `last_step`, every `every` steps, and at `last_step`, the weights are scored and the best stay;
@@ -240,97 +245,6 @@ class PruningCallback(_Sparse):
                     if isinstance(value, Tensor) and value.shape == weight.shape and value.is_contiguous():
                         view = self.granularity.view(value)
                         view.masked_fill_(spread(new[group.name], group.members[0], view), 0)
-
-
-class StochasticAnnealing(_Sparse):
-    """Fine-tunes with masks from which removed weights fade out at random, instead of at once.
-
-    Stochastic subnetwork annealing (Whitaker and Whitley 2024, arXiv 2401.08830): in each step a removed weight acts
-    with probability p_t, which falls from `start` to 0 at `last_step`; what stays always acts. Weights that do not act
-    in a step are neither seen nor updated in it. After `last_step` the mask is what it was given, and with `start=0` it
-    is an ordinary masked fine-tune (`PruningCallback.fixed`), bit for bit.
-
-    Args:
-        keep: group name -> (size,) bool: what stays.
-        last_step: when the removed weights are gone; a step is a batch.
-        start: p_0, 0 to 1; 0.5 is a choice of ours.
-        fade: how p falls, as a schedule; the paper has linear and cosine.
-        seed: of the masks; the draws of a step depend on nothing else.
-        granularity: what a unit is; None: single weights.
-        params: which parameters have masks.
-
-    Raises:
-        ValueError: `start` is no probability, or `last_step` is negative.
-    """
-
-    def __init__(
-        self,
-        keep: Keep,
-        last_step: int,
-        start: float = 0.5,
-        fade: Schedule | None = None,
-        seed: int = 0,
-        granularity: Granularity | None = None,
-        params: ParamsFilter = matrices,
-    ) -> None:
-        super().__init__(granularity, params, min_keep=0)
-        if not 0 <= start <= 1 or last_step < 0:
-            raise ValueError(f"start in [0, 1] and last_step >= 0 are needed, got {start} and {last_step}")
-        self.final, self.last_step, self.start, self.fade, self.seed = dict(keep), last_step, start, fade, seed
-        self.keep = dict(keep)
-        self._dense: dict[str, Tensor] = {}
-
-    def probability(self) -> float:
-        """p_t of the present step."""
-        if self.step >= self.last_step:
-            return 0.0
-        progress = self.step / self.last_step
-        return self.start * (1 - (progress if self.fade is None else self.fade(progress)))
-
-    def draw(self) -> Keep:
-        """The mask of the present step."""
-        generator, chance = generator_at(self.seed, self.step), self.probability()
-        if not chance:
-            return dict(self.final)
-        return {
-            name: mask | (torch.rand(mask.shape, generator=generator) < chance).to(mask.device)
-            for name, mask in self.final.items()
-        }
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._handles += [optimizer.register_step_post_hook(self._after_step) for optimizer in trainer.optimizers]
-
-    @torch.no_grad()
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.keep = self.draw()
-        self._dense = {name: view.clone() for name, view in self.target.tensors().items()}
-        self.target.write_zeros(self.keep)
-
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
-        self.mask_gradients()
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._dense:
-            self.target.write_zeros(self.keep)
-
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.step += 1
-        if self.step <= self.last_step:
-            for group in self.target.groups():
-                view, before = self.target.tensors()[group.name], self._dense[group.name]
-                acts = spread(self.keep[group.name], group.members[0], view)
-                view.copy_(torch.where(acts, view, before))
-        self._dense = {}
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.target.write_zeros(self.final)
 
 
 class _Never:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -22,8 +23,8 @@ class Movement(lightning.Callback):
     rows the gradients of a unit's weights add up: block movement (Lagunas et al. 2021, arXiv 2109.04838, section 3).
 
     It is a callback and a criterion: train with it, then score with it. With `PruningCallback(movement, ...)` list it
-    in front of that one. Scores of removed weights rest there, as w = 0: the paper's dense copy, from which removed
-    weights can return, is a trainable mask's.
+    in front of that one. Scores of removed weights rest there, as w = 0; `MovementPruning` in
+    `secateur.masked_training` keeps them moving, so that removed weights can return.
 
     Args:
         granularity: what a unit is; None: single weights.
@@ -62,9 +63,17 @@ class Movement(lightning.Callback):
         self.accumulate(self._target, {name: weight.grad for name, weight in weights.items()})  # type: ignore[misc]
 
     @torch.no_grad()
-    def accumulate(self, target: Weights, gradients: dict[str, Tensor]) -> None:
-        """Take in one step: name -> gradient, shaped like the parameter."""
-        weights, tensors = target.weights(), target.tensors()
+    def accumulate(
+        self, target: Weights, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Take in one step.
+
+        Args:
+            target: the weights.
+            gradients: name -> gradient, shaped like the parameter; parameters that are absent rest.
+            values: name -> w, where it is not what `target` holds.
+        """
+        weights, tensors = values or target.weights(), target.tensors()
         for group in target.groups():
             (member,) = group.members
             if member.param not in gradients:

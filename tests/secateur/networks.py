@@ -11,7 +11,11 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor, nn
 
-from secateur.training import Shuffled
+from secateur.allocation import Budget
+from secateur.granularity import Weights
+from secateur.importance import Random
+from secateur.training import Shuffled, fit
+from secateur.units import Keep
 from tests.secateur.toys import generator
 
 
@@ -92,3 +96,30 @@ class Regression(lightning.LightningModule):
 
 
 BATCHES = Shuffled(32, 8, seed=1)
+
+
+class Watch(lightning.Callback):
+    """The zeros of the weights after each batch."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self.weights: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        tensors = Weights(pl_module).tensors()
+        self.kept.append({name: tensor != 0 for name, tensor in tensors.items()})
+        self.weights.append({name: tensor.clone() for name, tensor in tensors.items()})
+
+    def counts(self) -> list[int]:
+        return [sum(int(mask.sum()) for mask in masks.values()) for masks in self.kept]
+
+
+def trained(callback: lightning.Callback | None, steps: int = 20, **options: Any) -> tuple[Regression, Watch]:
+    module, watch = Regression(**options), Watch()
+    fit(module, BATCHES, steps=steps, callbacks=[watch] if callback is None else [callback, watch])
+    return module, watch
+
+
+def some_masks() -> Keep:
+    each = Weights(Regression())
+    return each.granularity.allocate(Random(1).score(each), each.groups(), Budget(share=0.25))

@@ -14,38 +14,15 @@ from torch.utils.data import DataLoader
 from secateur.allocation import Budget
 from secateur.granularity import NofM, Rows, Weights
 from secateur.importance import Magnitude, Random, Taylor
-from secateur.pruning_callback import PruningCallback, StochasticAnnealing
-from secateur.schedules import Cosine, Linear, OneShot, Polynomial, grow_prune
+from secateur.masked_training import MovementPruning, StochasticAnnealing
+from secateur.pruning_callback import PruningCallback
+from secateur.schedules import Linear, OneShot, Polynomial, grow_prune
 from secateur.training import fit
-from secateur.units import Keep
 from tests.contracts import assert_same
-from tests.secateur.networks import BATCHES, Regression
-from tests.secateur.toys import generator
+from tests.secateur.networks import BATCHES, Regression, some_masks, trained
 from tests.secateur.training.modules import DATA, Automatic, Manual, send
 
 TENTH = Budget(share=0.25)
-
-
-class Watch(lightning.Callback):
-    """The zeros of the weights after each batch."""
-
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self.weights: list[dict[str, Any]] = []
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        tensors = Weights(pl_module).tensors()
-        self.kept.append({name: tensor != 0 for name, tensor in tensors.items()})
-        self.weights.append({name: tensor.clone() for name, tensor in tensors.items()})
-
-    def counts(self) -> list[int]:
-        return [sum(int(mask.sum()) for mask in masks.values()) for masks in self.kept]
-
-
-def trained(callback: lightning.Callback | None, steps: int = 20, **options: Any) -> tuple[Regression, Watch]:
-    module, watch = Regression(**options), Watch()
-    fit(module, BATCHES, steps=steps, callbacks=[watch] if callback is None else [callback, watch])
-    return module, watch
 
 
 def test_follows_the_schedule_in_steps_of_every() -> None:
@@ -134,6 +111,7 @@ CALLBACKS: list[Any] = [
     lambda: PruningCallback(Magnitude(), Polynomial(), TENTH, last_step=14, every=3, regrow=0.5),
     lambda: PruningCallback(Random(3), Linear(), TENTH, last_step=14, every=2),
     lambda: StochasticAnnealing(some_masks(), last_step=14, seed=4),
+    lambda: MovementPruning(Polynomial(), TENTH, last_step=14, first_step=2),
 ]
 
 
@@ -217,41 +195,6 @@ def test_constant_sparsity_with_growth_is_rigl() -> None:
     assert sum(int(mask.sum()) for mask in callback.keep.values()) == 12
 
 
-def some_masks() -> Keep:
-    each = Weights(Regression())
-    return each.granularity.allocate(Random(1).score(each), each.groups(), TENTH)
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_annealing_from_zero_is_an_ordinary_masked_fine_tune(optimizer: type[torch.optim.Optimizer]) -> None:
-    keep = some_masks()
-    ordinary, _ = trained(PruningCallback.fixed(keep), optimizer=optimizer)
-    annealed, _ = trained(StochasticAnnealing(keep, last_step=10, start=0.0), optimizer=optimizer)
-    assert_same(dict(ordinary.state_dict()), dict(annealed.state_dict()))
-    assert_same({n: (t != 0) for n, t in Weights(annealed).tensors().items()}, dict(keep))
-
-
-def test_annealing_ends_in_its_mask_and_uses_more_on_the_way() -> None:
-    keep = some_masks()
-    module, _ = trained(StochasticAnnealing(keep, last_step=10, start=0.9, fade=Cosine()))
-    assert_same({n: (t != 0) for n, t in Weights(module).tensors().items()}, dict(keep))
-    other, _ = trained(PruningCallback.fixed(keep))
-    assert not torch.equal(module.network[0].weight, other.network[0].weight)  # type: ignore[union-attr,arg-type]
-
-
-def test_removed_weights_act_with_the_probability_of_the_step() -> None:
-    keep = {"a": torch.rand(20_000, generator=generator()) < 0.3}
-    annealing = StochasticAnnealing(keep, last_step=10, start=0.8)
-    for step, chance in [(0, 0.8), (5, 0.4), (9, 0.08), (10, 0.0), (50, 0.0)]:
-        annealing.step = step
-        drawn = annealing.draw()["a"]
-        assert annealing.probability() == pytest.approx(chance)
-        assert bool(drawn[keep["a"]].all())
-        removed = drawn[~keep["a"]].double()
-        assert abs(float(removed.mean()) - chance) <= 3 * (chance * (1 - chance) / len(removed)) ** 0.5
-        assert_same(drawn, annealing.draw()["a"])
-
-
 class Mean(Automatic):
     """Its bias is frozen."""
 
@@ -265,7 +208,6 @@ class Mean(Automatic):
         (lambda: PruningCallback(Magnitude(), Linear(), TENTH, every=0), "every >= 1"),
         (lambda: PruningCallback(Magnitude(), Linear(), TENTH, regrow=2.0), "regrow"),
         (lambda: PruningCallback(Magnitude(), Linear(), TENTH, first_step=5, last_step=4), "before first_step 5"),
-        (lambda: StochasticAnnealing({}, last_step=3, start=1.5), "start"),
         (lambda: trained(PruningCallback.fixed({"x": torch.ones(3, dtype=torch.bool)})), "masks are for other weights"),
         (lambda: PruningCallback(Magnitude(), Linear(), TENTH).target, "has not started"),
     ],
