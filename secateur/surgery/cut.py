@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from secateur.surgery.layers import named_tensors, refresh, split_name
+from secateur.surgery.layers import join_name, named_tensors, refresh, split_name
 from secateur.surgery.slim_attention import SlimAttention
 
 Leaves = Literal["nothing", "input"]
@@ -85,7 +85,7 @@ class Kept:
 
     Args:
         size: rows that the dense tensor has.
-        rows: (kept,) ascending.
+        rows: (kept,) none of them twice; in ascending order unless the units were reordered.
     """
 
     size: int
@@ -178,8 +178,8 @@ def _sliced(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
 def _slim(module: nn.Module, name: str, cuts: Cuts) -> nn.Module:
     """The layer of that name, which is another one now if it was an attention that lost heads."""
     layer = module.get_submodule(name)
-    lost_heads = (f"{name}.in_proj_weight" if name else "in_proj_weight", 0) in cuts.rows
-    if not isinstance(layer, nn.MultiheadAttention) or not lost_heads:
+    kept = cuts.rows.get((join_name(name, "in_proj_weight"), 0))
+    if not isinstance(layer, nn.MultiheadAttention) or kept is None or len(kept.rows) == kept.size:
         return layer
     slim = SlimAttention.like(layer)
     parent, child = split_name(name)

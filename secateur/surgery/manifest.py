@@ -205,15 +205,18 @@ class _Reader:
     def _kept(self, where: str, ranges: Any, size: int) -> Tensor:
         if not isinstance(ranges, list):
             self._refuse(where, "kept must be a list of [first, last + 1]")
-        end = 0
+        left = size
         runs = [torch.zeros(0, dtype=torch.int64)]
         for run in ranges:
             whole = isinstance(run, list) and len(run) == 2 and all(type(bound) is int for bound in run)
-            if not whole or not end <= run[0] < run[1] <= size:
-                self._refuse(where, f"kept must be ascending ranges within [0, {size}], found {run!r}")
-            end = run[1]
+            if not whole or not 0 <= run[0] < run[1] <= size or run[1] - run[0] > left:
+                self._refuse(where, f"kept must be ranges within [0, {size}], no row twice; found {run!r}")
+            left -= run[1] - run[0]
             runs.append(torch.arange(*run))
-        return torch.cat(runs)
+        rows = torch.cat(runs)
+        if len(rows.unique()) < len(rows):
+            self._refuse(where, f"kept must be ranges within [0, {size}], no row twice")
+        return rows
 
     def _block(self, where: str, record: Mapping[str, Any]) -> tuple[str, tuple[str, Block]]:
         name = self._module(where, record)
