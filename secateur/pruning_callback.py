@@ -175,12 +175,12 @@ class PruningCallback(SparseCallback):
             return 1.0
         return max(0, self.step - self.first_step) / (self.last_step - self.first_step)
 
-    def due(self) -> bool:
-        """Whether the masks change at the present step."""
+    def due(self, step: int) -> bool:
+        """Whether the masks change once `step` batches are done."""
         assert self.last_step is not None
-        if self.step == self.last_step:
+        if step == self.last_step:
             return True
-        return self.first_step <= self.step < self.last_step and (self.step - self.first_step) % self.every == 0
+        return self.first_step <= step < self.last_step and (step - self.first_step) % self.every == 0
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -192,14 +192,14 @@ class PruningCallback(SparseCallback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._handles += [optimizer.register_step_post_hook(self._after_step) for optimizer in trainer.optimizers]
-        if self.step == 0 and not self.keep and self.due():
+        if self.step == 0 and not self.keep and self.due(0):
             self._prune(trainer)
         self.apply()
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
-        if self.regrow:
+        if self.regrow and self.due(self.step + 1):
             self._gradients = {name: gradient.abs() for name, gradient in self.gradients().items()}
         self.mask_gradients()
 
@@ -207,7 +207,7 @@ class PruningCallback(SparseCallback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.step += 1
-        if self.due():
+        if self.due(self.step):
             self._prune(trainer)
             self.apply()
         self._gradients = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.allocation import UNITS, Budget, allocate
-from secateur.maths import reject_nan, topk_mask
+from secateur.maths import reject_nan
 from secateur.units import Keep, Scores, UnitGroup
 
 _CHUNK = 1 << 20
@@ -39,22 +39,37 @@ def keep_top(scores: Scores, groups: Sequence[UnitGroup], budget: Budget) -> Kee
     if sum(floors.values()) > k:
         raise ValueError(f"a budget of {k} units cannot hold the floors {floors}; raise the budget or lower min_keep")
     wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
-    fixed = [topk_mask(part, floors[g.name]) if floors[g.name] else None for g, part in zip(groups, parts, strict=True)]
+    fixed = [_best(part, floors[group.name], wide) for group, part in zip(groups, parts, strict=True)]
     if not k:
         return {g.name: torch.zeros_like(part, dtype=torch.bool) for g, part in zip(groups, parts, strict=True)}
     threshold, equal = _kth_largest(parts, fixed, wide, k)
     keep: Keep = {}
     for group, part, floor in zip(groups, parts, fixed, strict=True):
-        mask = torch.empty(group.size, dtype=torch.bool, device=part.device)
-        start = 0
-        for keys in _keys(part, floor, wide):
-            tied = keys == threshold
-            taken = tied & (tied.cumsum(0) <= equal) if equal else torch.zeros_like(tied)
-            equal -= int(taken.sum())
-            mask[start : start + len(keys)] = (keys > threshold) | taken
-            start += len(keys)
-        keep[group.name] = mask
+        keep[group.name], equal = _at_least(part, floor, wide, threshold, equal)
     return keep
+
+
+def _at_least(part: Tensor, floor: Tensor | None, wide: torch.dtype, threshold: int, equal: int) -> tuple[Tensor, int]:
+    """True for keys above the threshold and for the first `equal` ones at it; and how many of those are left."""
+    mask = torch.empty(len(part), dtype=torch.bool, device=part.device)
+    start = 0
+    for keys in _keys(part, floor, wide):
+        tied = keys == threshold
+        taken = tied & (tied.cumsum(0) <= equal) if equal else torch.zeros_like(tied)
+        equal -= int(taken.sum())
+        mask[start : start + len(keys)] = (keys > threshold) | taken
+        start += len(keys)
+    return mask, equal
+
+
+def _best(part: Tensor, count: int, wide: torch.dtype) -> Tensor | None:
+    """As `topk_mask`, with little memory; None for none."""
+    if not count:
+        return None
+    if count == 1:
+        first = (part == part.max()).nonzero()[0]
+        return torch.zeros_like(part, dtype=torch.bool).index_fill_(0, first, True)
+    return _at_least(part, None, wide, *_kth_largest([part], [None], wide, count))[0]
 
 
 def _kth_largest(

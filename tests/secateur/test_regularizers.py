@@ -174,6 +174,20 @@ def test_units_at_zero_stay_and_others_turn_by_the_sign_of_the_inner_product() -
     assert optimizer.alive()["w"].tolist() == [True, False, False]
 
 
+def test_a_unit_that_went_leaves_the_output_as_it_is() -> None:
+    network, data = Perceptron.random(5, 7, 2), regression()
+    params = {name: getattr(network, name).requires_grad_(True) for name in ("first", "bias", "second")}
+    optimizer = HalfSpace(params, network.groups(), lr=0.1, penalty=0.2, epsilon=0.3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.stack(list(data.losses(network))).mean().backward()
+        optimizer.step()
+    keep = optimizer.alive()
+    assert 0 < int(keep["layer.hidden"].sum()) < 7
+    with torch.no_grad():
+        torch.testing.assert_close(network.cut(keep)(data.inputs), network(data.inputs), rtol=0, atol=1e-6)
+
+
 def test_without_penalty_and_turns_it_is_gradient_descent() -> None:
     first, second = start(), start()
     none: Keep = {"w": torch.ones(8, dtype=torch.bool)}
