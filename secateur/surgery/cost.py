@@ -194,8 +194,8 @@ def with_costs(
 ) -> tuple[UnitGroup, ...]:
     """The groups with what removing one unit of each saves: "params", "bytes", and "macs" where the usage is known.
 
-    Costs that a group names itself stay as they are. Multiply-adds between activations in a module go to the groups
-    whose units that module counts (attention's to its heads), and to those that remove it whole.
+    Other costs that a group names (time, say) stay as they are. Multiply-adds between activations in a module go to the
+    groups whose units that module counts (attention's to its heads), and to those that remove it whole.
     """
     costed = []
     for group in groups:
@@ -208,7 +208,7 @@ def with_costs(
         if usage is not None:
             products = (count * usage.products[name] for name, count in owned.items() if name in usage.products)
             costs["macs"] = _sum(products, group.size) + _mixing(group, usage, counts, blocks.get(group.name))
-        costed.append(replace(group, cost=costs | dict(group.cost)))
+        costed.append(replace(group, cost=dict(group.cost) | costs))
     return tuple(costed)
 
 

@@ -235,7 +235,8 @@ def _moved(group: UnitGroup, keep: Tensor, cuts: Cuts) -> UnitGroup:
             rows = rows[:, (rows >= 0).all(dim=0)]
         whole = torch.equal(rows, torch.arange(len(rows))[:, None])
         members.append(replace(member, rows=None if whole else rows))
-    return replace(group, size=int(keep.sum()), members=tuple(members), cost={})
+    costs = {name: cost[keep.to(cost.device)] for name, cost in group.cost.items()}
+    return replace(group, size=int(keep.sum()), members=tuple(members), cost=costs)
 
 
 def _check(network: Network) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int64
@@ -41,10 +42,12 @@ def reordered(network: Network, orders: Mapping[str, Int64[Tensor, " units"]]) -
             places = rows.setdefault((member.param, member.dim), torch.arange(size))
             owned = rows_of(member, group.size)
             places[owned.flatten()] = owned[order.cpu()].flatten()
+        costs = {cost: amounts[order.to(amounts.device)] for cost, amounts in group.cost.items()}
+        groups[name] = replace(group, cost=costs)
     cuts = Cuts({key: Kept(len(places), places) for key, places in rows.items()})
     return Network(
         cut_module(network.module, cuts),
-        network.groups(),
+        groups.values(),
         network.example_inputs,
         blocks=network.blocks,
         counts=network.counts,

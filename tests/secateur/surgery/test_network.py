@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from secateur.surgery import Block, Count, Network, trace
 from secateur.surgery.cost import count_macs, measure_latency
+from secateur.surgery.reorder import reordered
 from secateur.units import Member, UnitGroup
 from tests.contracts import assert_same
 from tests.secateur.surgery import networks
@@ -149,6 +152,16 @@ def test_multiply_adds_are_those_of_torchs_counter() -> None:
     attention = seeded(networks.Transformer)
     weights = sum(p.numel() for name, p in attention.encoder.named_parameters() if p.dim() == 2)
     assert count_macs(attention, tokens()) == 10 * weights + 2 * 2 * 2 * 5 * 5 * 12 + 2 * 12 * 4
+
+
+def test_other_costs_of_a_group_go_along() -> None:
+    group = replace(hidden(), cost={"ms": torch.arange(6.0), "params": torch.zeros(6)})
+    network = Network(perceptron(), (group,))
+    assert network.groups()[0].cost["params"].tolist() == [4 + 1 + 2] * 6
+    smaller = network.cut({"hidden": torch.arange(6) > 2})
+    assert smaller.groups()[0].cost["ms"].tolist() == [3, 4, 5]
+    turned = reordered(smaller, {"hidden": torch.tensor([2, 1, 0])})
+    assert turned.groups()[0].cost["ms"].tolist() == [5, 4, 3]
 
 
 def test_latency_is_measured_in_evaluation_mode() -> None:

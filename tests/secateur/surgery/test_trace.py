@@ -14,6 +14,7 @@ from secateur.allocation import Budget, allocate
 from secateur.importance.magnitude import Magnitude
 from secateur.surgery import Network, trace
 from secateur.surgery.cost import count_bytes, count_macs, count_params
+from secateur.surgery.verify import mismatch
 from tests.contracts import (
     assert_full_keep_changes_nothing,
     assert_mask_equals_cut,
@@ -195,6 +196,90 @@ def test_what_tracing_gets_wrong_is_left_out_with_the_reason() -> None:
     assert [group.name for group in network.groups()] == ["hidden"]
     assert "output" in network.left_out["features"]
     assert "output" in network.left_out["head"]
+
+
+class Sequences(nn.Module):
+    """Embeddings, positions and a class token share one width, which may narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down, self.head = (
+            nn.Embedding(20, 8),
+            nn.Linear(8, 14),
+            nn.Linear(14, 8),
+            nn.Linear(8, 3),
+        )
+        self.positions, self.token = nn.Parameter(torch.zeros(1, 5, 8)), nn.Parameter(torch.zeros(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x) + self.positions], dim=1)
+        return self.head((x + self.down(nn.functional.gelu(self.up(x))))[:, 0])
+
+
+class ChannelsLast(nn.Module):
+    """A ConvNeXt block: depthwise, layer norm over channels that moved last, a scale of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.up, self.down, self.head = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        x = x + (self.scale * self.down(nn.functional.gelu(self.up(y)))).permute(0, 3, 1, 2)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class Translator(nn.Module):
+    """torch's encoder and decoder, with cross-attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.head = nn.Transformer(12, 3, 1, 1, 20, batch_first=True), nn.Linear(12, 2)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        return self.head(self.both(source, target))
+
+
+class HandMadeAttention(nn.Module):
+    """Rows of q, k and v that a reshape divides into heads, which tracing does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.head(x + self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "found"),
+    [
+        (Sequences, torch.arange(10).reshape(2, 5), {"up": 14, "down": 8}),
+        (ChannelsLast, {"x": pixels()}, {"stem": 8, "up": 16}),
+        (
+            Translator,
+            (tokens(), tokens(length=4)),
+            {
+                "both.encoder.layers.0.self_attn": 3,
+                "both.encoder.layers.0.linear1": 20,
+                "both.decoder.layers.0.self_attn": 3,
+                "both.decoder.layers.0.multihead_attn": 3,
+                "both.decoder.layers.0.linear1": 20,
+            },
+        ),
+        (HandMadeAttention, tokens(), {}),
+    ],
+)
+def test_which_units_are_found(kind: type[nn.Module], inputs: Any, found: dict[str, int]) -> None:
+    network = trace(seeded(kind), inputs)
+    assert {group.name: group.size for group in network.groups()} == found
+    assert mismatch(network, half(network)) is None
 
 
 def test_ignored_layers_keep_all_their_outputs() -> None:
