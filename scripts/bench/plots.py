@@ -149,7 +149,7 @@ def _rate_distortion(section: dict[str, Any], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_xlabel("Gaussians kept")
             _ticks(panel, sorted({row["share"] for row in ours}), lambda share: f"{share:.0%}")
-            panel.margins(x=0.2, y=0.12)
+            panel.margins(x=0.3, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
 
 
