@@ -10,7 +10,7 @@ where the tensors are the trained parameters themselves (of `secateur.granularit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -99,7 +99,7 @@ class Masked:
     def __call__(self, tensors: Tensors, groups: Sequence[UnitGroup], /) -> Float[Tensor, ""]:
         check_keep(self.keep, groups)
         parts = []
-        for group in groups:
+        for group in _known(groups, tensors):
             going = {m.param: tensors[m.param] * self._goes(group, m, tensors[m.param]) for m in group.members}
             parts.append(self.inner(going, [group]))
         return _sum(parts)
@@ -142,7 +142,7 @@ class HalfSpace(Optimizer):
     Where g points straight along -x there is none, and a unit that the loss needs may linger until `finish`.
 
     Args:
-        tensors: name -> parameter, in the shape that the groups refer to.
+        tensors: name -> parameter, in the shape that the groups refer to; what groups own beyond them is left alone.
         groups: the units; they are best zero-invariant: all 0 in, 0 out.
         lr: learning rate.
         penalty: weight of the norms.
@@ -172,7 +172,7 @@ class HalfSpace(Optimizer):
         if keep is not None:
             check_keep(keep, groups)
         super().__init__(list(tensors.values()), {"lr": lr, "steps": 0})
-        self.tensors, self.groups, self.keep = dict(tensors), tuple(groups), keep
+        self.tensors, self.groups, self.keep = dict(tensors), _known(groups, tensors), keep
         self.penalty, self.epsilon, self.warmup = penalty, epsilon, warmup
 
     @torch.no_grad()
@@ -291,6 +291,11 @@ class GlobalSparseMomentum(Optimizer):
 
 def _energies(tensors: Tensors, group: UnitGroup) -> Tensor:
     return fold({m.param: tensors[m.param].square() for m in group.members if m.param in tensors}, group)
+
+
+def _known(groups: Sequence[UnitGroup], tensors: Tensors) -> tuple[UnitGroup, ...]:
+    """The groups with the members that are among the tensors: the others are buffers, or frozen."""
+    return tuple(replace(g, members=tuple(m for m in g.members if m.param in tensors)) for g in groups)
 
 
 def _of_units(tensors: Tensors, groups: Sequence[UnitGroup]) -> dict[str, Tensor]:

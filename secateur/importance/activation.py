@@ -72,7 +72,7 @@ class ActivationAttention:
 
     Args:
         power: 1 or 2 in the paper; 1 is a choice of ours.
-        activation: what comes behind the layer.
+        activation: what comes behind the layer, at once; a batch norm in between is not seen, unless it was folded in.
     """
 
     power: float = 1.0

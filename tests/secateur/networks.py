@@ -40,13 +40,13 @@ def perceptron(*widths: int, bias: bool = True, seed: int = 0, activation: type[
     return refilled(nn.Sequential(*layers[:-1]), seed)  # type: ignore[return-value]
 
 
-def convolutional(seed: int = 0) -> nn.Sequential:
-    """(B, 2, 6, 6) -> (B, 3), with a strided and a grouped convolution, and a batch norm."""
+def convolutional(seed: int = 0, groups: int = 2) -> nn.Sequential:
+    """(B, 2, 6, 6) -> (B, 3), with a strided convolution, one in groups, and a batch norm."""
     network = nn.Sequential(
         skipped(nn.Conv2d, 2, 4, 3, stride=2, padding=1, dtype=torch.float64),
         nn.BatchNorm2d(4, dtype=torch.float64),
         nn.ReLU(),
-        skipped(nn.Conv2d, 4, 4, 2, groups=2, dtype=torch.float64),
+        skipped(nn.Conv2d, 4, 4, 2, groups=groups, dtype=torch.float64),
         nn.ReLU(),
         nn.Flatten(),
         skipped(nn.Linear, 16, 3, dtype=torch.float64),
@@ -92,7 +92,7 @@ class Regression(lightning.LightningModule):
         return 0.5 * (self(self.data.inputs[batch]) - self.data.outputs[batch]).square().mean()
 
     def configure_optimizers(self) -> Any:
-        return self.kind(self.parameters(), lr=self.rate)
+        return self.kind(self.parameters(), lr=self.rate)  # type: ignore[call-arg]
 
 
 BATCHES = Shuffled(32, 8, seed=1)
