@@ -196,8 +196,8 @@ class Prepared:
             layer = self.module.get_submodule(name)
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             # torch puts the weight last; optimisers and files count parameters in their order.
-            for parameter in order:
-                layer.register_parameter(parameter, layer._parameters.pop(parameter))
+            for own in order:
+                layer.register_parameter(own, layer._parameters.pop(own))
         self.layers = {}
         for parameter, required in self.required:
             parameter.requires_grad_(required)
