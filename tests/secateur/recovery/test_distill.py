@@ -136,7 +136,7 @@ def test_a_sparse_student_comes_nearer_keeps_its_zeros_and_repeats() -> None:
         return dict(student.state_dict())
 
     trained = assert_deterministic(train)
-    assert losses[2] < 0.5 * losses[0]
+    assert losses[2] < 0.9 * losses[0]
     assert_same(zeros, {name: trained[name] == 0 for name in zeros})
     assert_same(frozen, teacher.state_dict())
     assert teacher.training is False
