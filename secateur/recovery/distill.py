@@ -191,11 +191,12 @@ class Features:
 
 @dataclass(frozen=True)
 class AttentionTransfer:
-    """Where the networks look: the mean squared difference of normalised maps, a mean over layers.
+    """Where the networks look: the mean squared difference of normalised maps, a sum over layers.
 
     Zagoruyko and Komodakis: Paying More Attention to Attention (arXiv 1612.03928), eq. 2: Q = sum over channels of
     |A|^power, flattened and divided by its length; widths need not agree. The paper sums the norms of the differences
-    and weighs them by beta / 2; the mean square is what its code minimises, with beta = 1000.
+    and weighs them by beta / 2; the mean of their squares is what its code minimises. That is small, so the default
+    weight is large.
 
     Args:
         names: modules whose outputs are compared, of the same name in both.
@@ -223,7 +224,7 @@ class AttentionTransfer:
     def loss(self, student: Seen, teacher: Seen, maps: nn.Module | None) -> Float[Tensor, ""]:
         """The term without its weight."""
         pairs = [tuple(self._attention(seen.features[name]) for seen in (student, teacher)) for name in self.names]
-        return torch.stack([functional.mse_loss(mine, theirs) for mine, theirs in pairs]).mean()
+        return torch.stack([functional.mse_loss(mine, theirs) for mine, theirs in pairs]).sum()
 
     def _attention(self, features: Tensor) -> Float[Tensor, "batch places"]:
         return functional.normalize(features.abs().pow(self.power).sum(self.dim).flatten(1), dim=1)

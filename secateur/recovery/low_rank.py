@@ -68,7 +68,7 @@ class Truncation:
         """B and A of the best B A of its rank: in squared error of the matrix, or, with a Gram matrix, of its outputs.
 
         With G = S S^T, the mean of x x^T over inputs, E |(W - B A) x|^2 is |W S - B A S|^2, so the truncated
-        decomposition of W S, times S^-1, is the best there is (Wang et al.: SVD-LLM, arXiv 2403.07378, section 3.2),
+        decomposition of W S, times S^-1, is the best there is (Wang et al.: SVD-LLM, arXiv 2403.07378),
         and the error is the sum of the squared singular values that went. float64 inside.
 
         Args:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as lightning
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from secateur.recovery.distill import (
     kept_channels,
 )
 from secateur.recovery.lora import MaskLora, Perp
+from secateur.recovery.low_rank import TrainedRankPruning, Truncation
 from secateur.recovery.zeros import HoldZeros, zeros_of
 from secateur.surgery import trace
 from secateur.training import Shuffled, fit
@@ -140,6 +143,30 @@ def test_a_sparse_student_comes_nearer_keeps_its_zeros_and_repeats() -> None:
     assert_same(zeros, {name: trained[name] == 0 for name in zeros})
     assert_same(frozen, teacher.state_dict())
     assert teacher.training is False
+
+
+class Struck(lightning.Callback):
+    """An accident at the start of a step."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 5:
+            raise RuntimeError("struck")
+
+
+@pytest.mark.parametrize("callback", [HoldZeros, lambda: TrainedRankPruning(Truncation(rank=3), every=2)])
+def test_a_fit_that_was_struck_down_goes_on_bit_for_bit(callback: Any, tmp_path: Path) -> None:
+    teacher = perceptron(6, 12, 4)
+
+    def train(*accidents: Struck, **options: Any) -> dict[str, Tensor]:
+        student = sparse(perceptron(6, 9, 4), 0.6)
+        module = Distillation(student, teacher, [SoftTargets(), Features(("0",))], INPUTS, rate=0.01)
+        fit(module, BATCHES, steps=9, callbacks=[*accidents, callback()], **options)
+        return dict(module.state_dict())
+
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(RuntimeError, match="struck"):
+        train(Struck(), checkpoint=path, checkpoint_seconds=0)
+    assert_same(train(), train(checkpoint=path, resume=True))
 
 
 def test_adapters_and_biases_distil_alone() -> None:
