@@ -2,6 +2,7 @@
 # Compresses a splat scene to a quarter of its Gaussians and makes a page that shows what it cost.
 #
 #   scripts/demo.sh             a procedural bonsai
+#   scripts/demo.sh chair       a real one: a chair trained from photographs, which comes with the package
 #   scripts/demo.sh SCENE       your own scene: .ply, .compressed.ply, .splat, .ksplat, .spz, .sog, .glb
 set -euo pipefail
 
@@ -10,6 +11,9 @@ if (($# > 1)) || [[ "${1:-}" == -* ]]; then
     exit 2
 fi
 scene="${1:-}"
+if [[ "$scene" == chair && ! -e "$scene" ]]; then
+    scene="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/compress3d/splats/samples/chair.sog"
+fi
 if [[ -n "$scene" ]]; then
     if [[ ! -e "$scene" ]]; then
         printf 'demo: no such scene: %s\n' "$scene" >&2
