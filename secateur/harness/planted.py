@@ -75,7 +75,7 @@ class Planted:
 def plant(ticket: Ticket, widths: tuple[int, ...], seed: int = 0, samples: int = 256) -> Planted:
     """Hide a ticket in a random network with ReLUs: under its mask the network is the ticket's function.
 
-    After the planting of arXiv 2111.11153, section 3: layer by layer from the input, each neuron of the ticket takes
+    After the planting of arXiv 2111.11153: layer by layer from the input, each neuron of the ticket takes
     the place of the random neuron whose weights on the same inputs are nearest, and overwrites those; it is scaled
     first, and the weights that leave it by the inverse, which changes nothing, as ReLUs are homogeneous. Ours scales
     each hidden neuron's weights to the root mean square of the random ones (He's initialisation), so that size does not
