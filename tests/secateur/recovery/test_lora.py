@@ -76,6 +76,24 @@ def test_merged_equals_unmerged_and_zeros_stay(kind: Lora) -> None:
             assert_same(zeros, zeros_of(network))
 
 
+def test_attention_takes_adapters_on_its_fast_path_too() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    tokens = torch.randn(2, 3, 8, generator=generator())
+    layer.requires_grad_(False)  # torch takes other kernels, which round otherwise, where weights require gradients
+    layer.norm1.weight.requires_grad_(True)
+    before = layer(tokens)
+    prepared = Perp(Lora(rank=2), biases=False).prepare(layer)
+    assert set(prepared.layers) == {"self_attn.out_proj", "linear1", "linear2"}
+    assert_same(before, layer(tokens))
+    moved(prepared.parameters())
+    adapted = layer(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(tokens), adapted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(prepared.merge()(tokens), adapted, rtol=1e-4, atol=1e-5)
+
+
 def test_only_what_was_asked_for_trains_and_its_share_is_told() -> None:
     network = convolutional()  # convolutions 2*4*9 and 4*2*4, batch norm 4, linear 16*3
     total = 72 + 4 + 8 + 32 + 4 + 48 + 3
