@@ -140,7 +140,7 @@ class Perp:
     norms: bool = True
 
     def prepare(self, module: nn.Module, layers: Sequence[str] | None = None) -> Prepared:
-        """Freeze what does not retrain and attach the adapters, in place; the weights in force stay as they are, bit for bit.
+        """Freeze what does not retrain and attach the adapters, in place; the weights in force stay, bit for bit.
 
         Args:
             module: the pruned network.
