@@ -127,13 +127,13 @@ class OutputError(_OfOutputs):
 class Features:
     """The mean squared difference of inner features, a mean over layers.
 
-    Inner distillation of Aflalo et al.: Knapsack Pruning with Inner Distillation (arXiv 2002.08258), which sums
-    |T_b - S_b|^2 over blocks, whose widths do not change; hints of Romero et al.: FitNets (arXiv 1412.6550), whose
-    regressor maps a thinner student's features to the teacher's.
+    Inner distillation of Aflalo et al.: Knapsack Pruning with Inner Distillation (arXiv 2002.08258): |T_b - S_b|^2
+    after each block, as mean squares and a mean over blocks, as in its code. Hints of Romero et al. (FitNets, arXiv
+    1412.6550) are the same of one layer.
 
     Where widths differ, `kept` compares the student's channels with those of the teacher that they were; otherwise a
-    linear map from the student's width to the teacher's (a 1x1 convolution over maps) trains along, and is dropped
-    afterwards.
+    linear map without bias from the student's width to the teacher's (a 1x1 convolution over maps), as in that code,
+    trains along, and is dropped afterwards.
 
     Args:
         names: modules whose outputs are compared, of the same name in both.
