@@ -89,6 +89,8 @@ def scratch_control(
 ) -> ScratchControl:
     """Fine-tune a pruned network, train its architecture from scratch for two budgets, and compare.
 
+    The control of Liu et al. 2019 (arXiv 1810.05270): their Scratch-E and Scratch-B.
+
     Args:
         pruned: the network as pruning left it; is not changed.
         train: the same for all three; what it draws globally comes from the seed.

@@ -228,7 +228,7 @@ def seek(
     times: float = 1.0,
     per_layer: bool = False,
 ) -> Hunt:
-    """How much of planted tickets a criterion finds.
+    """How much of planted tickets a criterion finds: the question of Plant 'n' Seek (arXiv 2111.11153).
 
     Args:
         criterion: scores the weights; its calibration is the problem.
