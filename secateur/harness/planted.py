@@ -37,6 +37,7 @@ class Planted:
         inputs: (samples, inputs).
         outputs: (samples, outputs).
         batch: samples in a batch.
+        scale: the outputs are the ticket's, times this.
     """
 
     network: nn.Module
@@ -44,6 +45,7 @@ class Planted:
     inputs: Tensor
     outputs: Tensor
     batch: int = 64
+    scale: float = 1.0
 
     def losses(self, target: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
         """The loss of each batch."""
@@ -79,7 +81,8 @@ def plant(ticket: Ticket, widths: tuple[int, ...], seed: int = 0, samples: int =
     the place of the random neuron whose weights on the same inputs are nearest, and overwrites those; it is scaled
     first, and the weights that leave it by the inverse, which changes nothing, as ReLUs are homogeneous. Ours scales
     each hidden neuron's weights to the root mean square of the random ones (He's initialisation), so that size does not
-    give them away; those of the last layer, which nothing can compensate, are what the task asks for.
+    give them away; and so the last layer as a whole, whose factor is the task's: the outputs are `scale` times the
+    ticket's.
 
     Args:
         ticket: its inputs and outputs are all of the network's.
@@ -102,7 +105,7 @@ def plant(ticket: Ticket, widths: tuple[int, ...], seed: int = 0, samples: int =
     for number, (weight, bias) in enumerate(zip(ticket.weights, ticket.biases, strict=True)):
         linear = _random_linear(widths[number], widths[number + 1], source)
         wanted, last = weight / scales, number + 1 == len(ticket.weights)
-        scales = torch.ones(len(weight), dtype=torch.float64) if last else _scales(wanted, widths[number])
+        scales = _scales(wanted.reshape(1, -1) if last else wanted, widths[number]).expand(len(weight))
         wanted, shift = wanted * scales[:, None], bias * scales
         before, places = places, torch.arange(len(weight)) if last else _nearest(wanted, shift, linear, places)
         mask = torch.zeros_like(linear.weight, dtype=torch.bool)
@@ -115,7 +118,8 @@ def plant(ticket: Ticket, widths: tuple[int, ...], seed: int = 0, samples: int =
         keep[f"{2 * number}.weight"] = mask.flatten()
         layers += [linear, nn.ReLU()]
     inputs = ticket.samples(samples, seed)
-    return Planted(nn.Sequential(*layers[:-1]), keep, inputs, ticket(inputs))
+    scale = float(scales[0])
+    return Planted(nn.Sequential(*layers[:-1]), keep, inputs, scale * ticket(inputs), scale=scale)
 
 
 def planted_regression(

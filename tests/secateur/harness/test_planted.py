@@ -38,7 +38,8 @@ def test_a_network_under_the_tickets_mask_is_the_tickets_function(name: str) -> 
     assert problem.planted == len(ticket)
     target = problem.target()
     with torch.no_grad(), target.masked(dict(problem.keep)):
-        torch.testing.assert_close(target(problem.inputs), ticket(problem.inputs), rtol=1e-9, atol=1e-9)
+        expected = problem.scale * ticket(problem.inputs)
+        torch.testing.assert_close(target(problem.inputs), expected, rtol=1e-9, atol=1e-9)
     dense = {key: torch.ones_like(mask) for key, mask in problem.keep.items()}
     assert problem.loss(problem.keep) < 1e-18 < 1e-3 < problem.loss(dense)
 
@@ -59,7 +60,7 @@ def test_the_oracle_finds_everything_and_chance_finds_the_density(name: str) -> 
 
 def test_what_is_planted_has_the_size_of_what_is_random() -> None:
     problem = plant(random_ticket((4, 5, 4, 2), seed=3), (4, 20, 20, 2))
-    for name in ("0.weight", "2.weight"):
+    for name in ("0.weight", "2.weight", "4.weight"):
         weight = dict(problem.network.named_parameters())[name].detach().flatten()
         inputs = 4 if name == "0.weight" else 20
         assert float(weight[problem.keep[name]].square().mean()) == pytest.approx(2 / inputs)
