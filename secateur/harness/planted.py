@@ -234,6 +234,8 @@ def seek(
 ) -> Hunt:
     """How much of planted tickets a criterion finds: the question of Plant 'n' Seek (arXiv 2111.11153).
 
+    A network that was trained may have other tickets of the same size: low recall at a loss below `ticket_loss` is one.
+
     Args:
         criterion: scores the weights; its calibration is the problem.
         make: the problem of a seed.
