@@ -29,7 +29,7 @@ def largest_within(
     aim = limit * (1.0 - tolerance / 2)
     tried: dict[float, float] = {}
     fits, over, used = 0, most + 1, 0.0
-    while over - fits > max(1, over // 100 if fits else 0) and (len(tried) < MOST_TRIES or not fits):
+    while over - fits > max(1, over // 100 if fits and over <= most else 0) and (len(tried) < MOST_TRIES or not fits):
         gap = over - fits
         count = min(max(guess, fits + 1), over - 1)
         value = measure(count)
