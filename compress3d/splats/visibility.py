@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
@@ -23,12 +20,10 @@ from compress3d.splats.parameters import extent
 from compress3d.splats.rasterize import render
 from compress3d.splats.rasterize.contributions import ray_contributions
 from compress3d.splats.scene import SplatScene
-from secateur.files import replacing_file
+from secateur.tensor_files import TensorFormat
 
-FORMAT = "secateur visibility lists"
-VERSION = 1
+FORMAT = TensorFormat("secateur visibility lists", 1, article="")
 
-_HEADER = "secateur"
 _CENTRES, _MASKS = "centres", "masks"
 
 
@@ -153,19 +148,14 @@ def save_lists(path: str | os.PathLike[str], lists: VisibilityLists) -> int:
     Returns:
         The bytes of the file.
     """
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
+    fields = {
         "gaussians": len(lists.scene),
         "scene": _digest(lists.scene),
         "unit": lists.unit,
         "threshold": lists.threshold,
     }
     packed = torch.from_numpy(np.packbits(lists.visible.numpy(), axis=1))
-    with replacing_file(path) as temporary:
-        tensors = {_CENTRES: lists.centres.contiguous(), _MASKS: packed}
-        save_file(tensors, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-    return Path(path).stat().st_size
+    return FORMAT.save(path, {_CENTRES: lists.centres.contiguous(), _MASKS: packed}, fields)
 
 
 def load_lists(path: str | os.PathLike[str], scene: SplatScene) -> VisibilityLists:
@@ -179,23 +169,19 @@ def load_lists(path: str | os.PathLike[str], scene: SplatScene) -> VisibilityLis
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, damaged, or of another scene; names the file and what is wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = _checked((file.metadata() or {}).get(_HEADER), scene)
-            if set(file.keys()) != {_CENTRES, _MASKS}:
-                raise ValueError(f"tensors must be {_CENTRES} and {_MASKS}, got {sorted(file.keys())}")
-            centres, packed = file.get_tensor(_CENTRES), file.get_tensor(_MASKS)
-        if centres.dtype != torch.float32 or not bool(torch.isfinite(centres).all()):
-            raise ValueError("centres must be finite float32")
-        if packed.dtype != torch.uint8 or packed.shape != (len(centres), -(-len(scene) // 8)):
-            raise ValueError(f"masks must be a bit for each of {len(scene)} Gaussians, got {tuple(packed.shape)} bytes")
-        visible = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=len(scene)).astype(bool))
-        return VisibilityLists(scene, centres, float(header["unit"]), visible, float(header["threshold"]))
-    except (SafetensorError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return FORMAT.load(path, partial(_check, scene), partial(_restored, scene))
+
+
+def _restored(scene: SplatScene, header: dict[str, Any], tensors: dict[str, Tensor]) -> VisibilityLists:
+    if set(tensors) != {_CENTRES, _MASKS}:
+        raise ValueError(f"tensors must be {_CENTRES} and {_MASKS}, got {sorted(tensors)}")
+    centres, packed = tensors[_CENTRES], tensors[_MASKS]
+    if centres.dtype != torch.float32 or not bool(torch.isfinite(centres).all()):
+        raise ValueError("centres must be finite float32")
+    if packed.dtype != torch.uint8 or packed.shape != (len(centres), -(-len(scene) // 8)):
+        raise ValueError(f"masks must be a bit for each of {len(scene)} Gaussians, got {tuple(packed.shape)} bytes")
+    visible = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=len(scene)).astype(bool))
+    return VisibilityLists(scene, centres, float(header["unit"]), visible, float(header["threshold"]))
 
 
 def _clusters(points: Float[Tensor, "C 6"], count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -225,14 +211,7 @@ def _digest(scene: SplatScene) -> str:
     return sha256(scene.means.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _checked(text: str | None, scene: SplatScene) -> dict[str, Any]:
-    if text is None:
-        raise ValueError(f"no header {_HEADER!r}: not {FORMAT}")
-    header = json.loads(text)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"not {FORMAT}")
-    if header.get("version") != VERSION:
-        raise ValueError(f"version {header.get('version')!r} of the format; this reads version {VERSION}")
+def _check(scene: SplatScene, header: dict[str, Any]) -> None:
     for name, low in (("unit", 1e-30), ("threshold", 0.0)):
         value = header.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < float("inf"):
@@ -241,4 +220,3 @@ def _checked(text: str | None, scene: SplatScene) -> dict[str, Any]:
         raise ValueError(f"lists of {header.get('gaussians')!r} Gaussians, the scene has {len(scene)}")
     if header.get("scene") != _digest(scene):
         raise ValueError("lists of another scene, or of this one in another order")
-    return header

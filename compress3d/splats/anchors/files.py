@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compress3d.splats.anchors.field import NeuralField
 from compress3d.splats.anchors.forest import ForestField
 from compress3d.splats.anchors.scaffold import ScaffoldField
-from secateur.files import replacing_file
+from secateur.tensor_files import TensorFormat
 
-FORMAT = "secateur neural field"
-VERSION = 1
+FORMAT = TensorFormat("secateur neural field", 1)
 
-_HEADER = "secateur"
-_FIELDS: tuple[type[NeuralField], ...] = (ScaffoldField, ForestField)
+_METHODS: dict[str, type[NeuralField]] = {field.method: field for field in (ScaffoldField, ForestField)}
 _HALVED = ("features", "inner_features", "root_features")
 
 
@@ -35,17 +30,9 @@ def save_field(path: str | os.PathLike[str], field: NeuralField, *, half_feature
     Returns:
         The bytes of the file.
     """
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "method": field.method,
-        "units": len(field),
-        "settings": field.settings_record(),
-    }
+    fields = {"method": field.method, "units": len(field), "settings": field.settings_record()}
     tensors = {name: _stored(name, tensor, half_features) for name, tensor in field.state_dict().items()}
-    with replacing_file(path) as temporary:
-        save_file(tensors, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-    return Path(path).stat().st_size
+    return FORMAT.save(path, tensors, fields)
 
 
 def load_field(path: str | os.PathLike[str]) -> NeuralField:
@@ -55,19 +42,7 @@ def load_field(path: str | os.PathLike[str]) -> NeuralField:
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, of another version, or damaged; names the file and what is wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            if text is None:
-                raise ValueError(f"no header {_HEADER!r}: not a {FORMAT}")
-            method, settings = _checked(json.loads(text))
-            state = {name: _restored(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  no mapping
-        return method.from_state(settings, state)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return FORMAT.load(path, _check, _field)
 
 
 def field_bytes(field: NeuralField, *, half_features: bool = False) -> dict[str, int]:
@@ -89,16 +64,14 @@ def _restored(name: str, tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor.long()
 
 
-def _checked(header: object) -> tuple[type[NeuralField], dict[str, float]]:
-    """The class and the settings that a header names."""
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"not a {FORMAT}")
-    if header.get("version") != VERSION:
-        raise ValueError(f"version {header.get('version')!r} of the format; this reads version {VERSION}")
-    for method in _FIELDS:
-        if method.method == header.get("method"):
-            settings = header.get("settings")
-            if not isinstance(settings, dict) or not all(isinstance(value, int | float) for value in settings.values()):
-                raise ValueError("settings must be numbers by name")
-            return method, settings
-    raise ValueError(f"method {header.get('method')!r}; known are {[method.method for method in _FIELDS]}")
+def _field(header: dict[str, Any], tensors: dict[str, Tensor]) -> NeuralField:
+    state = {name: _restored(name, tensor) for name, tensor in tensors.items()}
+    return _METHODS[header["method"]].from_state(header["settings"], state)
+
+
+def _check(header: dict[str, Any]) -> None:
+    method, settings = header.get("method"), header.get("settings")
+    if method not in _METHODS:
+        raise ValueError(f"method {method!r}; known are {list(_METHODS)}")
+    if not isinstance(settings, dict) or not all(isinstance(value, int | float) for value in settings.values()):
+        raise ValueError("settings must be numbers by name")

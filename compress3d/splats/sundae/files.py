@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compress3d.splats.compensation import HEADS, CompensationHead
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sundae.compensated import FEATURES, CompensatedScene
-from secateur.files import replacing_file
+from secateur.tensor_files import TensorFormat
 
-FORMAT = "secateur compensated scene"
-VERSION = 1
+FORMAT = TensorFormat("secateur compensated scene", 1)
 
-_HEADER = "secateur"
 _HEAD = "head."
 _SCENE = ("means", "quats", "scales", "opacities", "sh0", "shN")
 _KINDS = (torch.float32, torch.float16)
@@ -40,20 +34,16 @@ def save_compensated(path: str | os.PathLike[str], compensated: CompensatedScene
     Raises:
         ValueError: a tensor is not finite, or not as float16.
     """
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
+    tensors = _stored(compensated, half)
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor)
+    fields = {
         "gaussians": len(compensated),
         "antialiased": compensated.scene.antialiased,
         "head": compensated.head.name,
         "settings": compensated.head.settings(),
     }
-    tensors = _stored(compensated, half)
-    for name, tensor in tensors.items():
-        _check_finite(name, tensor)
-    with replacing_file(path) as temporary:
-        save_file(tensors, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-    return Path(path).stat().st_size
+    return FORMAT.save(path, tensors, fields)
 
 
 def compensated_bytes(compensated: CompensatedScene, *, half: bool = False) -> dict[str, int]:
@@ -72,16 +62,7 @@ def load_compensated(path: str | os.PathLike[str]) -> CompensatedScene:
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, of another version, or damaged; names the file and what is wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = _checked((file.metadata() or {}).get(_HEADER))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        return _restored(header, tensors)
-    except (SafetensorError, ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return FORMAT.load(path, _check, _restored)
 
 
 def _stored(compensated: CompensatedScene, half: bool) -> dict[str, Tensor]:
@@ -131,18 +112,10 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"tensor {name!r} holds NaN or infinite numbers, or what float16 does not hold")
 
 
-def _checked(text: str | None) -> dict[str, Any]:
-    """The header, whose fields have the types that they should have."""
-    if text is None:
-        raise ValueError(f"no header {_HEADER!r}: not a {FORMAT}")
-    header = json.loads(text)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"not a {FORMAT}")
-    if header.get("version") != VERSION:
-        raise ValueError(f"version {header.get('version')!r} of the format; this reads version {VERSION}")
+def _check(header: dict[str, Any]) -> None:
+    """The header's fields have the types that they should have."""
     for name, kind in (("gaussians", int), ("antialiased", bool), ("head", str), ("settings", dict)):
         if not isinstance(header.get(name), kind):
             raise ValueError(f"field {name!r} must be a {kind.__name__}, got {header.get(name)!r}")
     if not all(type(value) is int for value in header["settings"].values()):
         raise ValueError(f"settings must be whole numbers by name, got {header['settings']}")
-    return header
