@@ -111,6 +111,15 @@ def fold(elements: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
     return total
 
 
+def mask_of(masks: Mapping[str, Tensor], name: str, size: int) -> Tensor:
+    """The mask of group `name`; raises ValueError unless `masks` has one of shape (size,)."""
+    mask = masks.get(name)
+    if mask is None or mask.shape != (size,):
+        got = sorted(masks) if mask is None else tuple(mask.shape)
+        raise ValueError(f"masks must give {name!r} the shape ({size},), got {got}")
+    return mask
+
+
 def check_keep(keep: Keep, groups: Sequence[UnitGroup]) -> None:
     """Raise ValueError unless `keep` has one bool mask of the right size for each group."""
     for group in groups:

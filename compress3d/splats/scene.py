@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.units import Keep, Member, UnitGroup, check_keep
+from secateur.units import Keep, Member, UnitGroup, check_keep, mask_of
 
 SH_COEFFICIENTS = {0: 0, 1: 3, 2: 8, 3: 15}
 """Spherical-harmonic degree -> number of coefficients above degree 0."""
@@ -125,11 +125,7 @@ class SplatScene:
     @contextmanager
     def masked(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
         """Multiply each Gaussian's opacity by `masks["gaussians"]` ((N,), in [0, 1]) while the context is open."""
-        mask = masks.get(GAUSSIANS)
-        if mask is None or mask.shape != (len(self),):
-            got = sorted(masks) if mask is None else tuple(mask.shape)
-            raise ValueError(f"masks must give {GAUSSIANS!r} the shape ({len(self)},), got {got}")
-        before, self._mask = self._mask, mask
+        before, self._mask = self._mask, mask_of(masks, GAUSSIANS, len(self))
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ from secateur.surgery.attention import multihead_attention_group
 from secateur.surgery.cost import evaluating, run_example
 from secateur.surgery.cut import Count
 from secateur.surgery.layer_members import Unsupported, coupled_rows, members_of
-from secateur.surgery.layers import find_quantised
+from secateur.surgery.layers import find_quantised, shared_names
 from secateur.surgery.network import Network, reads_units
 from secateur.surgery.verify import find_miscut
 from secateur.units import UnitGroup
@@ -205,7 +205,7 @@ class _Tracer:
         self.ignored = ignored
         self.names = {id(child): name for name, child in module.named_modules()}
         self.parameters = {id(parameter): name for name, parameter in module.named_parameters()}
-        self.shared = _shared(module)
+        self.shared = shared_names(module)
         self.groups: list[UnitGroup] = []
         self.counts: list[Count] = []
         self.left_out: dict[str, str] = {}
@@ -369,15 +369,3 @@ class _Units:
             self.parent[channel] = self.parent[self.parent[channel]]
             channel = self.parent[channel]
         return channel
-
-
-def _shared(module: nn.Module) -> dict[str, str]:
-    """Name of a parameter that has two -> its other name."""
-    first: dict[int, str] = {}
-    shared = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
-        if other != name:
-            shared[name] = other
-            shared.setdefault(other, name)
-    return shared

@@ -144,3 +144,15 @@ def owned_elements(rows: dict[int, int], shape: torch.Size) -> int:
     """Elements of a tensor that a unit owns who owns `rows[dim]` rows along each dimension, none of them twice."""
     kept = prod(size - rows.get(dim, 0) for dim, size in enumerate(shape))
     return prod(shape) - kept
+
+
+def shared_names(module: nn.Module) -> dict[str, str]:
+    """Name of each parameter that has two names -> another of its names."""
+    first: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if other != name:
+            shared[name] = other
+            shared.setdefault(other, name)
+    return shared

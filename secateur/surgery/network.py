@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur.surgery.cost import Usage, measure_usage, with_costs
 from secateur.surgery.cut import Block, Count, Cuts, Kept, cut_module, inside, kind_of
-from secateur.surgery.layers import find_quantised, named_tensors, reads, split_name
+from secateur.surgery.layers import find_quantised, named_tensors, reads, shared_names, split_name
 from secateur.surgery.masking import Masked, Scale, masked_block, masked_norm, masked_tensors
-from secateur.units import Keep, Member, UnitGroup, check_keep
+from secateur.units import Keep, Member, UnitGroup, check_keep, mask_of
 
 
 class Network:
@@ -91,10 +91,7 @@ class Network:
             ValueError: `masks` lacks a group, or a mask has another size.
         """
         for group in self._groups:
-            mask = masks.get(group.name)
-            if mask is None or mask.shape != (group.size,):
-                got = sorted(masks) if mask is None else tuple(mask.shape)
-                raise ValueError(f"masks must give {group.name!r} the shape ({group.size},), got {got}")
+            mask_of(masks, group.name, group.size)
         readers, norms = self._scales(masks)
         with ExitStack() as stack:
             stack.enter_context(masked_tensors(self.module, readers))
@@ -244,7 +241,7 @@ def _check(network: Network) -> None:
     module = network.module
     tensors = named_tensors(module)
     quantised = set(find_quantised(module))
-    shared = _shared_names(module)
+    shared = shared_names(module)
     taken: dict[tuple[str, int], Tensor] = {}
     for group in network._groups:
         where = f"group {group.name!r}"
@@ -308,18 +305,6 @@ def _take_rows(taken: dict[tuple[str, int], Tensor], member: Member, group: Unit
 
 def _count(member: Member, group: UnitGroup) -> int:
     return group.size if member.rows is None else member.rows.numel()
-
-
-def _shared_names(module: nn.Module) -> dict[str, str]:
-    """Name of each parameter that has two names -> another of its names."""
-    first: dict[int, str] = {}
-    shared: dict[str, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
-        if other != name:
-            shared[name] = other
-            shared.setdefault(other, name)
-    return shared
 
 
 def _submodule(module: nn.Module, name: str, where: str) -> nn.Module:

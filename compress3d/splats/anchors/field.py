@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress3d.cameras import Cameras
 from compress3d.splats.rasterize import rasterization
 from secateur.training.seeding import seeded
-from secateur.units import Keep, Member, UnitGroup, check_keep
+from secateur.units import Keep, Member, UnitGroup, check_keep, mask_of
 
 REACH = 3.33
 """Standard deviations from its centre to which the rasteriser draws a Gaussian."""
@@ -150,11 +150,7 @@ class NeuralField(nn.Module, ABC):
         Raises:
             ValueError: there is no mask of that shape.
         """
-        mask = masks.get(self.group)
-        if mask is None or mask.shape != (len(self),):
-            got = sorted(masks) if mask is None else tuple(mask.shape)
-            raise ValueError(f"masks must give {self.group!r} the shape ({len(self)},), got {got}")
-        before, self._mask = self._mask, mask
+        before, self._mask = self._mask, mask_of(masks, self.group, len(self))
         try:
             yield
         finally:
