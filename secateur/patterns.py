@@ -39,8 +39,8 @@ class Pattern(Protocol):
 
 
 @dataclass(frozen=True)
-class Unstructured:
-    """The share of all weights, wherever they are: floor(keep * rows * columns) of them.
+class _Share:
+    """A share of single weights: each is on its own, and a sweep may decide as many columns at a time as it likes.
 
     Args:
         keep: 0 to 1.
@@ -57,6 +57,15 @@ class Unstructured:
 
     def span(self, shape: torch.Size, window: int = 1) -> int:
         return window
+
+
+@dataclass(frozen=True)
+class Unstructured(_Share):
+    """The share of all weights, wherever they are: floor(keep * rows * columns) of them.
+
+    Args:
+        keep: 0 to 1.
+    """
 
     def mask(self, scores: Float[Tensor, "rows width"], start: int = 0) -> Bool[Tensor, "rows width"]:
         rows, width = scores.shape
@@ -65,24 +74,12 @@ class Unstructured:
 
 
 @dataclass(frozen=True)
-class PerRow:
+class PerRow(_Share):
     """The same share of each row: floor(keep * columns) of its weights (Wanda's comparison group).
 
     Args:
         keep: 0 to 1.
     """
-
-    keep: float
-
-    def __post_init__(self) -> None:
-        _check_share(self.keep)
-
-    @property
-    def together(self) -> int:
-        return 1
-
-    def span(self, shape: torch.Size, window: int = 1) -> int:
-        return window
 
     def mask(self, scores: Float[Tensor, "rows width"], start: int = 0) -> Bool[Tensor, "rows width"]:
         width = scores.shape[1]
