@@ -177,10 +177,7 @@ class HalfSpace(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         (options,) = self.param_groups
         owned = {m.param for group in self.groups for m in group.members}
         before = {name: tensor.clone() for name, tensor in self.tensors.items() if name in owned}
@@ -269,10 +266,7 @@ class GlobalSparseMomentum(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         moved = [(p, options) for options in self.param_groups for p in options["params"] if p.grad is not None]
         scores = {str(index): (p.grad * p).abs().flatten() for index, (p, _) in enumerate(moved)}
         groups = [UnitGroup(name, len(score), (), min_keep=0) for name, score in scores.items()]
@@ -287,6 +281,14 @@ class GlobalSparseMomentum(Optimizer):
                 state["momentum_buffer"] = gradient.clone()
             parameter.add_(state["momentum_buffer"], alpha=-options["lr"])
         return loss
+
+
+def _loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What the closure of an optimiser's step returns, with gradients; None where there is no closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _energies(tensors: Tensors, group: UnitGroup) -> Tensor:
