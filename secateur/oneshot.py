@@ -1,6 +1,6 @@
 """Pruning of one weight matrix, once, from what the layer sees: SparseGPT, Wanda, CHITA.
 
-`SparseGPT` and `Wanda` take a weight (rows, d_in) and the Gram matrix of the layer's inputs, which
+`SparseGPT` and `LayerWanda` take a weight (rows, d_in) and the Gram matrix of the layer's inputs, which
 `secateur.solvers.gram.input_grams` collects; `Chita` takes the weights of any number of layers as one vector, and
 gradients.
 """
@@ -80,11 +80,12 @@ class SparseGPT:
 
 
 @dataclass(frozen=True)
-class Wanda:
+class LayerWanda:
     """Keep the weights of largest |w| |x|, with |x| the root mean square of their input (Sun et al., arXiv 2306.11695).
 
-    With a refit, the weights that stay are solved again by least squares (`secateur.recovery.refit`), which Wanda
-    itself does not do.
+    It prunes one layer from its Gram matrix; `secateur.importance.Wanda` scores the units of a whole network. With a
+    refit, the weights that stay are solved again by least squares (`secateur.recovery.refit`), which Wanda itself does
+    not do.
 
     Args:
         pattern: `PerRow` compares within each output, as the paper has it.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.ecoflap import ZerothOrder, layer_counts
-from secateur.oneshot import Wanda
+from secateur.oneshot import LayerWanda
 from secateur.patterns import PerRow, Unstructured
 from secateur.solvers.gram import Gram
 from tests.contracts import assert_deterministic, assert_same
@@ -76,8 +76,10 @@ def test_equal_scores_are_uniform_wanda() -> None:
     weight = torch.randn(8, 10, generator=generator())
     gram = Gram(10).add(torch.randn(40, 10, generator=generator(1)))
     count = layer_counts({"a": 2.0, "b": 2.0}, {"a": 80, "b": 80}, 0.5)["a"]
-    assert_same(Wanda(PerRow(count / 80)).prune(weight, gram).keep, Wanda(PerRow(0.5)).prune(weight, gram).keep)
-    assert int(Wanda(Unstructured(37 / 80)).prune(weight, gram).keep.sum()) == 37
+    assert_same(
+        LayerWanda(PerRow(count / 80)).prune(weight, gram).keep, LayerWanda(PerRow(0.5)).prune(weight, gram).keep
+    )
+    assert int(LayerWanda(Unstructured(37 / 80)).prune(weight, gram).keep.sum()) == 37
 
 
 def test_wrong_requests_are_refused() -> None:

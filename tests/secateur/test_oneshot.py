@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.maths import topk_mask
-from secateur.oneshot import Chita, Pruned, SparseGPT, Wanda, gradient_rows
+from secateur.oneshot import Chita, LayerWanda, Pruned, SparseGPT, gradient_rows
 from secateur.patterns import Blocks, Given, NofM, Pattern, PerRow, Unstructured
 from secateur.solvers.gram import Gram
 from secateur.solvers.obs import quadratic_loss, refit, removal_losses
@@ -66,14 +66,14 @@ def test_inputs_that_have_nothing_in_common_make_sparsegpt_wanda() -> None:
     gram = Gram(16, dtype=torch.float64).add(torch.diag(torch.linspace(1, 3, 16, dtype=torch.float64)))
     for pattern in (PerRow(0.5), NofM(2, 4)):
         swept = SparseGPT(pattern, damp=0.0).prune(weight, gram)
-        scored = Wanda(pattern, damp=0.0).prune(weight, gram)
+        scored = LayerWanda(pattern, damp=0.0).prune(weight, gram)
         assert_same(swept.keep, scored.keep)
         torch.testing.assert_close(swept.weight, scored.weight)
 
 
 def test_wanda_scores_are_weights_times_input_norms_within_a_row() -> None:
     weight, gram = layer()
-    pruned = Wanda(PerRow(0.25)).prune(weight, gram)
+    pruned = LayerWanda(PerRow(0.25)).prune(weight, gram)
     scores = weight.abs() * gram.mean.diagonal().sqrt()
     for row in range(8):
         assert_same(pruned.keep[row], topk_mask(scores[row], 4))
@@ -82,7 +82,7 @@ def test_wanda_scores_are_weights_times_input_norms_within_a_row() -> None:
 
 def test_a_refit_lowers_wandas_loss_on_the_same_mask() -> None:
     weight, gram = layer()
-    plain, refitted = (Wanda(PerRow(0.5), refit=each).prune(weight, gram) for each in (False, True))
+    plain, refitted = (LayerWanda(PerRow(0.5), refit=each).prune(weight, gram) for each in (False, True))
     assert_same(plain.keep, refitted.keep)
     assert refitted.loss < plain.loss
     assert refitted.loss == pytest.approx(loss_of(refitted.weight, weight, gram))
@@ -95,7 +95,7 @@ def test_keeping_everything_changes_nothing(dtype: torch.dtype) -> None:
     weight, gram = layer()
     weight = weight.to(dtype)
     for full in (Unstructured(1.0), PerRow(1.0), NofM(4, 4), Blocks(1.0, 2, 2)):
-        for method in (SparseGPT(full), Wanda(full), Wanda(full, refit=True)):
+        for method in (SparseGPT(full), LayerWanda(full), LayerWanda(full, refit=True)):
             pruned = method.prune(weight, gram)
             assert_same(pruned.weight, weight)
             assert bool(pruned.keep.all()) and pruned.loss == 0
@@ -104,14 +104,14 @@ def test_keeping_everything_changes_nothing(dtype: torch.dtype) -> None:
 def test_permuting_outputs_permutes_what_is_pruned() -> None:
     weight, gram = layer()
     rows = torch.randperm(8, generator=generator(5))
-    for method in (SparseGPT(PerRow(0.5)), SparseGPT(Unstructured(0.5)), Wanda(PerRow(0.5), refit=True)):
+    for method in (SparseGPT(PerRow(0.5)), SparseGPT(Unstructured(0.5)), LayerWanda(PerRow(0.5), refit=True)):
         pruned = assert_deterministic(partial(_parts, method, weight, gram))
         again = method.prune(weight[rows], gram)
         torch.testing.assert_close(again.weight, pruned[0][rows])
         assert_same(again.keep, pruned[1][rows])
 
 
-def _parts(method: SparseGPT | Wanda, weight: Tensor, gram: Gram) -> list[Tensor]:
+def _parts(method: SparseGPT | LayerWanda, weight: Tensor, gram: Gram) -> list[Tensor]:
     pruned = method.prune(weight, gram)
     return [pruned.weight, pruned.keep]
 
@@ -121,8 +121,8 @@ def test_permuting_inputs_permutes_wandas_mask() -> None:
     order = torch.randperm(16, generator=generator(6))
     permuted = Gram(16, dtype=torch.float64)
     permuted.mean, permuted.samples = gram.mean[order][:, order], gram.samples
-    found = Wanda(PerRow(0.5), refit=True).prune(weight, gram)
-    again = Wanda(PerRow(0.5), refit=True).prune(weight[:, order], permuted)
+    found = LayerWanda(PerRow(0.5), refit=True).prune(weight, gram)
+    again = LayerWanda(PerRow(0.5), refit=True).prune(weight[:, order], permuted)
     assert_same(again.keep, found.keep[:, order])
     torch.testing.assert_close(again.weight, found.weight[:, order])
 
@@ -141,11 +141,11 @@ def test_wrong_layers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \(rows, 16\), got \(8, 15\)"):
         SparseGPT(Unstructured(0.5)).prune(weight[:, 1:], gram)
     with pytest.raises(ValueError, match="multiple of 5"):
-        Wanda(NofM(1, 5)).prune(weight, gram)
+        LayerWanda(NofM(1, 5)).prune(weight, gram)
     with pytest.raises(ValueError, match="empty"):
-        Wanda(PerRow(0.5)).prune(weight, Gram(16))
+        LayerWanda(PerRow(0.5)).prune(weight, Gram(16))
     weight[0, 0] = torch.nan
-    for method in (SparseGPT(Unstructured(0.5)), Wanda(PerRow(0.5))):
+    for method in (SparseGPT(Unstructured(0.5)), LayerWanda(PerRow(0.5))):
         with pytest.raises(ValueError, match="NaN"):
             method.prune(weight, gram)
 
