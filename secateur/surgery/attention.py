@@ -66,6 +66,39 @@ def fused_head_group(
     return UnitGroup(name, heads, tuple(members)), _named(counts, name)
 
 
+def joint_head_group(
+    module: nn.Module,
+    name: str,
+    *,
+    rows: Sequence[tuple[str, int]],
+    columns: Sequence[tuple[str, int, int]],
+    heads: int,
+    norms: Sequence[str] = (),
+    counts: Sequence[Count] = (),
+) -> tuple[UnitGroup, tuple[Count, ...]]:
+    """Heads of an attention over several streams, or of one whose values are read together with others.
+
+    Args:
+        module: the network.
+        name: name of the group.
+        rows: (layer, parts): each layer that writes heads, and how many runs of all heads follow one another in it (3
+            for queries, keys and values in one).
+        columns: (layer, first, last + 1): each layer that reads the heads' values, and which of its columns these are.
+        heads: number of units.
+        norms: layers that norm all heads together, so that a mask has to count in them.
+        counts: attributes that count heads; their `group` is set to this group's name.
+
+    Raises:
+        ValueError: the rows or columns of a layer do not divide into heads.
+    """
+    members = [member for layer, parts in rows for member in _rows(module, layer, heads, name, parts)]
+    for layer in norms:
+        members += _rows(module, layer, heads, name)
+    for layer, first, end in columns:
+        members.append(Member(join_name(layer, "weight"), 1, _run(first, end, heads, f"group {name!r}: {layer}")))
+    return UnitGroup(name, heads, tuple(members)), _named(counts, name)
+
+
 def multihead_attention_group(module: nn.Module, name: str) -> tuple[UnitGroup, tuple[Count, ...]]:
     """Heads of the `nn.MultiheadAttention` (or `SlimAttention`) of that name; once cut, it is a `SlimAttention`.
 
@@ -86,7 +119,14 @@ def multihead_attention_group(module: nn.Module, name: str) -> tuple[UnitGroup, 
 
 
 def feed_forward_group(
-    module: nn.Module, name: str, *, up: str, down: str, gate: str | None = None, fused_gate: bool = False
+    module: nn.Module,
+    name: str,
+    *,
+    up: str,
+    down: str,
+    gate: str | None = None,
+    fused_gate: bool = False,
+    columns: tuple[int, int] | None = None,
 ) -> UnitGroup:
     """Channels between the layers that widen and narrow a stream.
 
@@ -97,17 +137,20 @@ def feed_forward_group(
         down: the layer that narrows.
         gate: the layer whose output gates that of `up` (SwiGLU of LLaMA and DINOv2), if it is one of its own.
         fused_gate: `up` holds the gate's rows too, in the other half (GEGLU of diffusers, packed SwiGLU).
+        columns: (first, last + 1) of the columns of `down` that read the channels; None: all of them.
 
     Raises:
         ValueError: the layers' widths do not agree.
     """
-    size = int(_layer(module, down).weight.shape[1])
+    first, end = columns or (0, int(_layer(module, down).weight.shape[1]))
+    size = end - first
     parts = 2 if fused_gate else 1
     members = []
     for layer in (up, gate):
         if layer is not None:
             members += _rows(module, layer, size, name, parts=parts, width=1)
-    members.append(Member(join_name(down, "weight"), 1))
+    read = None if columns is None else _run(first, end, size, f"group {name!r}: {down}")
+    members.append(Member(join_name(down, "weight"), 1, read))
     return UnitGroup(name, size, tuple(members))
 
 
@@ -152,6 +195,11 @@ def _rows(
 def _columns(module: nn.Module, layer: str, units: int, group: str) -> list[Member]:
     columns = _layer(module, layer).weight.shape[1]
     return [Member(join_name(layer, "weight"), 1, _split(columns, units, f"group {group!r}: {layer}"))]
+
+
+def _run(first: int, end: int, units: int, where: str) -> Tensor:
+    """(units, width) rows of the contiguous blocks between `first` and `end`."""
+    return _split(end - first, units, where) + first
 
 
 def _split(size: int, units: int, where: str, parts: int = 1, width: int | None = None) -> Tensor:
