@@ -11,19 +11,18 @@ What tracing gets wrong is caught by running it: each group's mask and cut have 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torch_pruning._helpers import _HybridIndex
 from torch_pruning.dependency.node import Node
 from torch_pruning.ops import OPTYPE, _OutputOp
 
 from secateur.surgery.attention import multihead_attention_group
+from secateur.surgery.closure import Pruning, Reached, closure, rows_by_unit, units_of
 from secateur.surgery.cost import evaluating, run_example
 from secateur.surgery.cut import Count
 from secateur.surgery.layer_members import Unsupported, coupled_rows, members_of
@@ -31,10 +30,6 @@ from secateur.surgery.layers import find_quantised, shared_names
 from secateur.surgery.network import Network, reads_units
 from secateur.surgery.verify import find_miscut
 from secateur.units import UnitGroup
-
-_Pruning = Callable[..., Any]
-_Reached = dict[tuple[Node, _Pruning], dict[int, set[int]]]
-"""(layer, what is pruned there) -> row -> the root's channels that lead to it."""
 
 
 def trace(
@@ -236,7 +231,7 @@ class _Tracer:
     def _add_channels(self, name: str, node: Node, visited: set[int]) -> None:
         pruner = self.graph.get_pruner_of_module(node.module)
         size = pruner.get_out_channels(node.module)
-        reached = _closure(node, pruner.prune_out_channels, size)
+        reached = closure(node, pruner.prune_out_channels, size)
         for (target, pruning), _rows in reached.items():
             if pruning == self.graph.get_pruner_of_module(target.module).prune_out_channels:
                 visited.add(id(target.module))
@@ -248,21 +243,16 @@ class _Tracer:
         self.groups.append(group)
         self.counts.extend(counts)
 
-    def _group(self, name: str, reached: _Reached, size: int) -> tuple[UnitGroup, list[Count]]:
-        units = _Units(size)
-        for (target, pruning), rows in reached.items():
+    def _group(self, name: str, reached: Reached, size: int) -> tuple[UnitGroup, list[Count]]:
+        for target, pruning in reached:
             self._refuse(target, pruning)
-            for roots in rows.values():
-                units.unite(roots)
-            for together in coupled_rows(target.module, self._writes(target, pruning), rows.keys()):
-                units.unite(root for row in together for root in rows[row])
-        unit_of = units.numbered()
-        count = max(unit_of) + 1
+        unit_of = units_of(size, reached, self._coupled)
+        count = int(unit_of.max()) + 1
         if count == 1:
             raise Unsupported(f"its {size} channels can only go together")
         members, counts = [], []
         for (target, pruning), rows in reached.items():
-            owned = _rows_by_unit(rows, unit_of, count, self._label(target))
+            owned = rows_by_unit(rows, unit_of, self._label(target))
             found = members_of(
                 target.module, self._label(target), self._writes(target, pruning), owned, target.pruning_dim
             )
@@ -280,7 +270,10 @@ class _Tracer:
             raise Unsupported(str(error)) from error
         return group, counts
 
-    def _refuse(self, target: Node, pruning: _Pruning) -> None:
+    def _coupled(self, target: Node, pruning: Pruning, rows: Collection[int]) -> Iterable[list[int]]:
+        return coupled_rows(target.module, self._writes(target, pruning), rows)
+
+    def _refuse(self, target: Node, pruning: Pruning) -> None:
         layer = target.module
         if isinstance(layer, _OutputOp):
             raise Unsupported("its channels are the network's output")
@@ -291,7 +284,7 @@ class _Tracer:
         if self._label(target) in self.ignored and self._writes(target, pruning) is not False:
             raise Unsupported(f"{self._label(target)!r} is to be ignored")
 
-    def _writes(self, target: Node, pruning: _Pruning) -> bool | None:
+    def _writes(self, target: Node, pruning: Pruning) -> bool | None:
         """True where the layer's outputs go, False where its inputs go, None where these are the same."""
         pruner = self.graph.get_pruner_of_module(target.module)
         if pruner.prune_out_channels == pruner.prune_in_channels:
@@ -302,70 +295,3 @@ class _Tracer:
         if target.type == OPTYPE.PARAMETER:
             return self.parameters[id(target.module)]
         return self.names.get(id(target.module), target.name)
-
-
-def _closure(root: Node, pruning: _Pruning, size: int) -> _Reached:
-    """Every row of every layer that some output channel of the root drags along."""
-    reached: _Reached = {(root, pruning): {channel: {channel} for channel in range(size)}}
-    stack = [(root, pruning, [_HybridIndex(idx=channel, root_idx=channel) for channel in range(size)])]
-    while stack:
-        node, pruned, indices = stack.pop()
-        for dependency in node.dependencies:
-            if not dependency.is_triggered_by(pruned):
-                continue
-            moved = indices
-            for mapping in dependency.index_mapping:
-                moved = moved if mapping is None else mapping(moved)
-            rows = reached.setdefault((dependency.target, dependency.handler), {})
-            fresh = []
-            for index in moved:
-                roots = rows.setdefault(index.idx, set())
-                if index.root_idx is not None and index.root_idx not in roots:
-                    roots.add(index.root_idx)
-                    fresh.append(index)
-            if fresh:
-                stack.append((dependency.target, dependency.handler, fresh))
-    return {key: rows for key, rows in reached.items() if rows}
-
-
-def _rows_by_unit(rows: Mapping[int, set[int]], unit_of: list[int], count: int, layer: str) -> Tensor:
-    """(units, rows per unit) rows of a layer."""
-    owned: list[list[int]] = [[] for _ in range(count)]
-    for row, roots in sorted(rows.items()):
-        if not roots:
-            raise Unsupported(f"tracing lost which channels lead to {layer!r}")
-        owned[unit_of[next(iter(roots))]].append(row)
-    if len({len(each) for each in owned}) != 1:
-        raise Unsupported(f"its units own unequal numbers of rows of {layer!r}")
-    return torch.tensor(owned, dtype=torch.int64)
-
-
-@dataclass
-class _Units:
-    """Which channels belong to the same unit: union-find."""
-
-    size: int
-
-    def __post_init__(self) -> None:
-        self.parent = list(range(self.size))
-
-    def unite(self, channels: Iterable[int]) -> None:
-        """Make one unit of them."""
-        first: int | None = None
-        for channel in channels:
-            root = self._root(channel)
-            first = root if first is None else first
-            low, high = min(first, root), max(first, root)
-            self.parent[high] = first = low
-
-    def numbered(self) -> list[int]:
-        """The unit of each channel, in order of the units' first channels."""
-        roots = [self._root(channel) for channel in range(self.size)]
-        numbers = {root: number for number, root in enumerate(sorted(set(roots)))}
-        return [numbers[root] for root in roots]
-
-    def _root(self, channel: int) -> int:
-        while self.parent[channel] != channel:
-            self.parent[channel] = self.parent[self.parent[channel]]
-            channel = self.parent[channel]
-        return channel
