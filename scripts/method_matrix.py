@@ -54,6 +54,7 @@ PLACES = {
     "compress3d.splats.sundae": RECOVERY,
     "compress3d": "Splat scenes",
     "secateur.schedules": SCHEDULES,
+    "secateur.greedy": SCHEDULES,
     "secateur.allocation": ALLOCATION,
     "secateur.distortion": ALLOCATION,
     "secateur.ecoflap": ALLOCATION,

@@ -6,11 +6,14 @@ from secateur.importance.curvature import Fisher, HessianDiagonal, HessianProduc
 from secateur.importance.gradient import MaskTaylor, Taylor
 from secateur.importance.magnitude import Lamp, Magnitude
 from secateur.importance.objective import Objective
+from secateur.importance.perturbation import Ablation, Bonsai
 from secateur.importance.random import Random
 from secateur.importance.synaptic import GraSP, SynFlow
 
 __all__ = [
+    "Ablation",
     "ActivationAttention",
+    "Bonsai",
     "Fisher",
     "GraSP",
     "HessianDiagonal",
