@@ -1,0 +1,101 @@
+"""How sure a mean is: bootstrap confidence intervals, of one set of values or of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+Method = Literal["percentile", "BCa"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its confidence interval.
+
+    Args:
+        mean: of the values.
+        low: lower end.
+        high: upper end.
+        confidence: share of such intervals that hold the true mean.
+        count: number of values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    count: int
+
+
+def mean_interval(
+    values: Sequence[float] | Float[Tensor, " N"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    method: Method = "BCa",
+    seed: int = 0,
+) -> Interval:
+    """The mean of values, and its bootstrap interval (Efron 1987; scipy.stats.bootstrap); the same seed gives the same.
+
+    Values that are all equal have an interval of no width.
+
+    Args:
+        values: one of each image or prompt.
+        confidence: of the interval.
+        resamples: how often to draw as many values with repeats.
+        method: "percentile", or "BCa": corrected for bias and skew.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there are fewer than 2 values, some are not finite, or an option is out of range.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise ValueError(f"an interval needs at least 2 values in a row, got the shape {array.shape}")
+    broken = int((~np.isfinite(array)).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(array)} values are not finite")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence must be between 0 and 1 and resamples at least 1, got {confidence}, {resamples}")
+    mean = float(array.mean())
+    if (array == array[0]).all():
+        return Interval(mean, mean, mean, confidence, len(array))
+    from scipy.stats import bootstrap  # a second to import, and the command line loads this package's neighbours
+
+    drawn = bootstrap(
+        (array,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        batch=max(1, 1_000_000 // len(array)),
+        method=method,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean, float(drawn.low), float(drawn.high), confidence, len(array))
+
+
+def paired_interval(
+    candidate: Sequence[float] | Float[Tensor, " N"],
+    reference: Sequence[float] | Float[Tensor, " N"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    method: Method = "BCa",
+    seed: int = 0,
+) -> Interval:
+    """The mean of candidate - reference over pairs (the same seed, prompt or view), and its interval.
+
+    An interval that leaves out 0 says that the two differ beyond the noise of the sample.
+
+    Raises:
+        ValueError: there are not as many values of the one as of the other, or what `mean_interval` raises.
+    """
+    one, other = np.asarray(candidate, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if one.shape != other.shape:
+        raise ValueError(f"pairs need as many values of each, got the shapes {one.shape} and {other.shape}")
+    return mean_interval((one - other).tolist(), confidence=confidence, resamples=resamples, method=method, seed=seed)
