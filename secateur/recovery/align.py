@@ -56,7 +56,11 @@ class WeightMatching:
         if different:
             raise ValueError(f"the networks differ in {sorted(different)}")
         parameters = dict(module.named_parameters())
-        groups = [group for group in network.groups() if group.name not in network.blocks]
+        groups = [
+            group
+            for group in network.groups()
+            if group.name not in network.blocks and group.name not in network.scattered
+        ]
         orders = {group.name: torch.arange(group.size) for group in groups}
         for sweep in range(self.sweeps):
             changed = False
@@ -125,4 +129,6 @@ def _with_module(network: Network, module: torch.nn.Module) -> Network:
         counts=network.counts,
         cuts=network.cuts,
         left_out=network.left_out,
+        emptied=network.emptied,
+        scattered=network.scattered,
     )

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from secateur.surgery.cut import Block, Count, Leaves
+from secateur.surgery.cut import Count
 from secateur.surgery.layers import join_name
+from secateur.surgery.stand_in import Block, Leaves
 from secateur.units import Member, UnitGroup
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.metrics.speed import Speed, measure_speed
-from secateur.surgery.cut import Block, Count, inside
+from secateur.surgery.cut import Count
 from secateur.surgery.layers import owned_elements
+from secateur.surgery.stand_in import Block, gone_with, kept_elements
 from secateur.units import UnitGroup
 
 _MATRIX_PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
@@ -215,7 +216,7 @@ def with_costs(
 def _mixing(group: UnitGroup, usage: Usage, counts: Sequence[Count], blocks: Sequence[Block] | None) -> Tensor:
     """(size,) multiply-adds between activations that go with each unit."""
     if blocks is not None:
-        each = [sum(n for name, n in usage.mixing.items() if inside(f"{name}.", {block.module: 0})) for block in blocks]
+        each = [sum(n for name, n in usage.mixing.items() if gone_with(f"{name}.", {"": block})) for block in blocks]
         return torch.tensor(each, dtype=torch.float64)
     modules = {count.module for count in counts if count.group == group.name}
     share = sum(usage.mixing.get(module, 0.0) for module in modules) / group.size
@@ -226,7 +227,7 @@ def _owned(group: UnitGroup, tensors: Mapping[str, Tensor], blocks: Sequence[Blo
     """Tensor name -> (size,) elements that each unit owns; what it owns along two dimensions counts once."""
     if blocks is not None:
         return {
-            name: torch.tensor([tensor.numel() * inside(name, {block.module: 0}) for block in blocks]).double()
+            name: torch.tensor([_lost_elements(name, tensor, block) for block in blocks]).double()
             for name, tensor in tensors.items()
         }
     rows: dict[str, dict[int, int]] = {}
@@ -238,6 +239,11 @@ def _owned(group: UnitGroup, tensors: Mapping[str, Tensor], blocks: Sequence[Blo
         name: torch.full((group.size,), float(owned_elements(dims, tensors[name].shape)), dtype=torch.float64)
         for name, dims in rows.items()
     }
+
+
+def _lost_elements(name: str, tensor: Tensor, block: Block) -> int:
+    inside = name.startswith(f"{block.module}.")
+    return tensor.numel() - kept_elements(name, tensor.shape, block) if inside else 0
 
 
 def _sum(amounts: Iterable[Tensor], size: int) -> Tensor:

@@ -5,33 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
 from secateur.surgery.layers import join_name, named_tensors, refresh, split_name
+from secateur.surgery.scatter import ScatterLinear
 from secateur.surgery.slim_attention import SlimAttention
-
-Leaves = Literal["nothing", "input"]
-"""What a block that was cut out leaves: zeros (a branch that is added), or its input (a whole residual block)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A module that goes as a whole, its last bias too.
-
-    Args:
-        module: its qualified name.
-        leaves: what stands in its place once it is gone.
-        outputs: 1 where the module returns a tensor; the length of the tuple where it returns one, whose first entry
-            counts (the others become None).
-    """
-
-    module: str
-    leaves: Leaves = "nothing"
-    outputs: int = 1
+from secateur.surgery.stand_in import Block, gone_with, kind_of, stand_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +31,6 @@ class Count:
     attribute: str
     group: str
     per_unit: int = 1
-
-
-class Gone(nn.Module):
-    """What stands in the place of a block that was cut out: it returns zeros, or what it was given first."""
-
-    def __init__(self, leaves: Leaves, outputs: int = 1) -> None:
-        super().__init__()
-        self.leaves = leaves
-        self.outputs = outputs
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The first argument, or zeros like it; in a tuple padded with None where the block returned one."""
-        first = first_input(args, kwargs)
-        left = first if self.leaves == "input" else torch.zeros_like(first)
-        return left if self.outputs == 1 else (left, *[None] * (self.outputs - 1))
-
-    def extra_repr(self) -> str:
-        return f"leaves={self.leaves!r}"
-
-
-def kind_of(module: nn.Module) -> str:
-    """The class name that the module had when it was dense."""
-    return nn.MultiheadAttention.__name__ if isinstance(module, SlimAttention) else type(module).__name__
-
-
-def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The first positional argument, or the first by name."""
-    return args[0] if args else next(iter(kwargs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +54,13 @@ class Cuts:
         rows: (tensor name, dimension) -> the rows that stay; dimensions that lost nothing are absent.
         blocks: name of a module that is gone -> what it was, by class name, and what it leaves.
         attributes: (module, attribute) -> its value in the dense module, and now.
+        scattered: linear layers that keep their width without the outputs whose rows are gone: those are 0.
     """
 
     rows: Mapping[tuple[str, int], Kept] = field(default_factory=dict)
     blocks: Mapping[str, tuple[str, Block]] = field(default_factory=dict)
     attributes: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    scattered: frozenset[str] = frozenset()
 
     def then(self, later: Cuts) -> Cuts:
         """Both cuts as one, where `later` counts in what this one left."""
@@ -116,16 +72,13 @@ class Cuts:
         attributes = dict(self.attributes)
         for name, (before_value, now) in later.attributes.items():
             attributes[name] = (attributes.get(name, (before_value, 0))[0], now)
+        left = {name: block for name, (_, block) in blocks.items()}
         return Cuts(
-            {key: kept for key, kept in rows.items() if not inside(key[0], blocks)},
-            {name: gone for name, gone in blocks.items() if not inside(name, blocks)},
-            {key: value for key, value in attributes.items() if not inside(f"{key[0]}.", blocks)},
+            {key: kept for key, kept in rows.items() if not gone_with(key[0], left)},
+            {name: gone for name, gone in blocks.items() if not gone_with(name, left)},
+            {key: value for key, value in attributes.items() if not gone_with(f"{key[0]}.", left)},
+            frozenset(name for name in self.scattered | later.scattered if not gone_with(f"{name}.", left)),
         )
-
-
-def inside(name: str, blocks: Mapping[str, Any]) -> bool:
-    """Whether a tensor or module of that name lies in one of the blocks."""
-    return any(name.startswith(f"{block}.") for block in blocks)
 
 
 def cut_module(module: nn.Module, cuts: Cuts) -> nn.Module:
@@ -148,12 +101,13 @@ def cut_module(module: nn.Module, cuts: Cuts) -> nn.Module:
         tensor = tensors[name]
         memo[id(tensor)] = _sliced(tensor, dims)
         touched[split_name(name)[0]] = None
-    for name, (_, block) in cuts.blocks.items():
-        gone = Gone(block.leaves, block.outputs)
-        memo[id(module.get_submodule(name))] = gone.train(module.get_submodule(name).training)
+    # Blocks within what another block leaves come first, so that it is copied with them.
+    for name, (_, block) in sorted(cuts.blocks.items(), reverse=True):
+        dense = module.get_submodule(name)
+        memo[id(dense)] = copy.deepcopy(stand_in(dense, block), memo)
     smaller = copy.deepcopy(module, memo)
     for name in touched:
-        refresh(_slim(smaller, name, cuts), name)
+        refresh(_exchanged(smaller, name, cuts), name)
     for (name, attribute), (_, now) in cuts.attributes.items():
         setattr(smaller.get_submodule(name), attribute, now)
     return smaller
@@ -175,15 +129,21 @@ def _sliced(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     return sliced
 
 
-def _slim(module: nn.Module, name: str, cuts: Cuts) -> nn.Module:
-    """The layer of that name, which is another one now if it was an attention that lost heads."""
+def _exchanged(module: nn.Module, name: str, cuts: Cuts) -> nn.Module:
+    """The layer of that name, which is another one now if it cannot hold its class's form with the rows it has."""
     layer = module.get_submodule(name)
-    kept = cuts.rows.get((join_name(name, "in_proj_weight"), 0))
-    if not isinstance(layer, nn.MultiheadAttention) or kept is None or len(kept.rows) == kept.size:
+    if name in cuts.scattered:
+        kept = cuts.rows[(join_name(name, "weight"), 0)]
+        return _replaced(module, name, ScatterLinear.of(layer, kept.rows))
+    heads = cuts.rows.get((join_name(name, "in_proj_weight"), 0))
+    if not isinstance(layer, nn.MultiheadAttention) or heads is None or len(heads.rows) == heads.size:
         return layer
-    slim = SlimAttention.like(layer)
+    return _replaced(module, name, SlimAttention.like(layer))
+
+
+def _replaced(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     parent, child = split_name(name)
     if not name:
-        raise ValueError("an nn.MultiheadAttention that is the whole network cannot lose heads; wrap it in a module")
-    setattr(module.get_submodule(parent), child, slim)
-    return slim
+        raise ValueError(f"a {kind_of(module)} that is the whole network cannot lose these units; wrap it in a module")
+    setattr(module.get_submodule(parent), child, layer)
+    return layer

@@ -7,12 +7,13 @@ believed in nothing: every number in it has to fit the network that the caller b
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.files import replacing_folder
-from secateur.surgery.cut import Block, Cuts, Kept, cut_module, kind_of
+from secateur.surgery.cut import Cuts, Kept, cut_module
 from secateur.surgery.layers import join_name, named_tensors, split_name
 from secateur.surgery.network import Network
+from secateur.surgery.stand_in import Block, Leaves, kind_of, stand_in
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
@@ -56,7 +58,6 @@ def save(
     missing = [name for name, tensor in tensors.items() if tensor.is_meta]
     if missing:
         raise ValueError(f"{missing[0]!r} is on the meta device, so there are no weights to save")
-    kinds = {name: kind_of(module) for name, module in network.module.named_modules()}
     try:
         with replacing_folder(folder, index=MANIFEST) as temporary:
             save_file(
@@ -67,16 +68,8 @@ def save(
                 "version": _VERSION,
                 "recipe": recipe,
                 "dense_sha256": None if dense is None else hash_weights(dense),
-                "weights_sha256": _hash_file(temporary / WEIGHTS),
-                "cuts": [_cut_record(key, kept, kinds) for key, kept in network.cuts.rows.items()],
-                "blocks": [
-                    {"module": name, "kind": kind, "leaves": block.leaves, "outputs": block.outputs}
-                    for name, (kind, block) in network.cuts.blocks.items()
-                ],
-                "attributes": [
-                    {"module": module, "attribute": attribute, "original": before, "now": now}
-                    for (module, attribute), (before, now) in network.cuts.attributes.items()
-                ],
+                "weights_sha256": hash_file(temporary / WEIGHTS),
+                **cuts_to_json(network),
             }
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except TypeError as error:
@@ -102,13 +95,42 @@ def load(folder: str | os.PathLike[str], build: Callable[[], nn.Module]) -> Netw
     manifest = _read_manifest(folder / MANIFEST)
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such file")
-    if _hash_file(weights) != manifest.get("weights_sha256"):
+    if hash_file(weights) != manifest.get("weights_sha256"):
         raise ValueError(f"{weights}: these are not the weights that {MANIFEST} was written with (weights_sha256)")
     with torch.device("meta"):
         dense = build()
-    module = cut_module(dense, cuts := _Reader(folder / MANIFEST, manifest, dense).cuts())
-    _fill(module, weights)
+    module = cut_module(dense, cuts := cuts_from_json(manifest, dense, folder / MANIFEST))
+    fill(module, weights)
     return Network(module, (), cuts=cuts)
+
+
+def cuts_to_json(network: Network) -> dict[str, Any]:
+    """The network's cuts as fields of a manifest, which `cuts_from_json` reads."""
+    kinds = {name: kind_of(module) for name, module in network.module.named_modules()}
+    cuts = network.cuts
+    return {
+        "cuts": [_cut_record(key, kept, kinds) for key, kept in cuts.rows.items()],
+        "blocks": [_block_record(kind, block) for kind, block in cuts.blocks.values()],
+        "attributes": [
+            {"module": module, "attribute": attribute, "original": before, "now": now}
+            for (module, attribute), (before, now) in cuts.attributes.items()
+        ],
+        "scattered": sorted(cuts.scattered),
+    }
+
+
+def cuts_from_json(manifest: Mapping[str, Any], dense: nn.Module, path: Path) -> Cuts:
+    """The cuts that a manifest names, each checked against the dense network.
+
+    Args:
+        manifest: what the file holds.
+        dense: the network before the cuts, on any device.
+        path: the manifest's file, for messages.
+
+    Raises:
+        ValueError: the first cut that does not fit the network.
+    """
+    return _Reader(path, manifest, dense).cuts()
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -120,7 +142,8 @@ def hash_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -135,6 +158,14 @@ def _cut_record(key: tuple[str, int], kept: Kept, kinds: Mapping[str, str]) -> d
         "size": kept.size,
         "kept": _ranges(kept.rows),
     }
+
+
+def _block_record(kind: str, block: Block) -> dict[str, Any]:
+    """The block's fields; those that are as for a plain block are left out."""
+    fields = dataclasses.asdict(block)
+    plain = dataclasses.asdict(Block(block.module))
+    always = ("module", "leaves", "outputs")
+    return {"kind": kind} | {name: value for name, value in fields.items() if name in always or value != plain[name]}
 
 
 def _ranges(rows: Tensor) -> list[list[int]]:
@@ -180,7 +211,7 @@ class _Reader:
             rows[key] = kept
         blocks = dict(self._block(f"blocks[{index}]", record) for index, record in self._records("blocks"))
         attributes = dict(self._attribute(f"attributes[{i}]", record) for i, record in self._records("attributes"))
-        return Cuts(rows, blocks, attributes)
+        return Cuts(rows, blocks, attributes, self._scattered(rows))
 
     def _records(self, name: str) -> enumerate[dict[str, Any]]:
         records = self.manifest.get(name)
@@ -222,11 +253,37 @@ class _Reader:
         name = self._module(where, record)
         leaves = record.get("leaves")
         outputs = self._integer(where, record, "outputs")
-        if leaves not in ("nothing", "input") or not 1 <= outputs <= 16 or not name:
+        if leaves not in get_args(Leaves) or not 1 <= outputs <= 16 or not name:
             self._refuse(
-                where, "a block leaves 'nothing' or 'input', has 1 to 16 outputs, and is not the whole network"
+                where, f"a block leaves one of {get_args(Leaves)}, has 1 to 16 outputs, and is not the whole network"
             )
-        return name, (record["kind"], Block(name, leaves, outputs))
+        named = {field: self._names(where, record, field) for field in ("arguments", "biases", "held")}
+        part = record.get("part", "")
+        if not isinstance(part, str):
+            self._refuse(where, f"part must be a name, found {part!r}")
+        block = Block(name, leaves, outputs, part=part, **named)  # type: ignore[arg-type]
+        try:
+            stand_in(self.modules[name], block)
+        except ValueError as error:
+            self._refuse(where, str(error))
+        return name, (record["kind"], block)
+
+    def _names(self, where: str, record: Mapping[str, Any], field: str) -> tuple[str, ...]:
+        names = record.get(field, [])
+        if not isinstance(names, list) or len(names) > 16 or not all(isinstance(name, str) for name in names):
+            self._refuse(where, f"{field} must be a list of names, found {names!r}")
+        return tuple(names)
+
+    def _scattered(self, rows: Mapping[tuple[str, int], Kept]) -> frozenset[str]:
+        names = self.manifest.get("scattered", [])
+        if not isinstance(names, list):
+            self._refuse("scattered", "must be a list of names")
+        for name in names:
+            if not isinstance(name, str) or not isinstance(self.modules.get(name), nn.Linear):
+                self._refuse("scattered", f"the network has no linear layer {name!r}")
+            if (join_name(name, "weight"), 0) not in rows:
+                self._refuse("scattered", f"none of the outputs of {name!r} is cut")
+        return frozenset(names)
 
     def _attribute(self, where: str, record: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[int, int]]:
         module, attribute = record.get("module"), record.get("attribute")
@@ -259,7 +316,7 @@ class _Reader:
         raise ValueError(f"{self.path}: {where}: {reason}")
 
 
-def _fill(module: nn.Module, path: Path) -> None:
+def fill(module: nn.Module, path: Path) -> None:
     """Give the module the file's tensors, each of its own shape; no more and no fewer."""
     expected = named_tensors(module)
     try:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.surgery.cut import Block, first_input
 from secateur.surgery.layers import split_name
+from secateur.surgery.stand_in import Block, first_input, stand_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,23 @@ def _weighted_norm(norm: nn.LayerNorm | nn.RMSNorm, x: Tensor, weights: Tensor) 
 def masked_block(module: nn.Module, block: Block, mask: Callable[[], Tensor]) -> Iterator[None]:
     """While the context is open, the block's output is drawn towards what the block would leave if it were cut out."""
 
+    replacement = stand_in(module.get_submodule(block.module), block)
+
     def draw(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) else output
-        given = len(output) if isinstance(output, tuple) else 1
-        if not isinstance(first, Tensor) or given != block.outputs:
-            raise ValueError(f"block {block.module!r} returns {given} outputs; its Block says {block.outputs}")
-        strength = mask().to(first.device, first.dtype)
-        if block.leaves == "nothing":
-            first = first * strength
-        else:
-            first = torch.lerp(first_input(args, kwargs), first, strength)
-        return first if given == 1 else (first, *output[1:])
+        outputs = output if isinstance(output, tuple) else (output,)
+        expected = len(block.arguments) or block.outputs
+        streams = [index for index, argument in enumerate(block.arguments or ("first",)) if argument]
+        if len(outputs) != expected or not all(isinstance(outputs[index], Tensor) for index in streams):
+            raise ValueError(f"block {block.module!r} returns {len(outputs)} outputs; its Block says {expected}")
+        left = replacement(*args, **kwargs)
+        left = left if isinstance(left, tuple) else (left,)
+        strength = mask()
+        drawn = list(outputs)
+        for index in streams:
+            drawn[index] = torch.lerp(
+                left[index], outputs[index], strength.to(outputs[index].device, left[index].dtype)
+            )
+        return tuple(drawn) if isinstance(output, tuple) else drawn[0]
 
     handle = module.get_submodule(block.module).register_forward_hook(draw, with_kwargs=True)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.surgery.cost import Usage, measure_usage, with_costs
-from secateur.surgery.cut import Block, Count, Cuts, Kept, cut_module, inside, kind_of
+from secateur.surgery.cut import Count, Cuts, Kept, cut_module
 from secateur.surgery.layers import find_quantised, named_tensors, reads, shared_names, split_name
 from secateur.surgery.masking import Masked, Scale, masked_block, masked_norm, masked_tensors
+from secateur.surgery.stand_in import Block, gone_with, kind_of
 from secateur.units import Keep, Member, UnitGroup, check_keep, mask_of
 
 
@@ -34,6 +35,9 @@ class Network:
         counts: attributes of modules that count units.
         cuts: what was cut from the dense module before.
         left_out: name of a layer -> why its units are in no group.
+        emptied: group name -> the block that goes once none of the group's units is left, and what it leaves then (an
+            attention without heads still adds the bias of its last layer).
+        scattered: names of groups whose units are outputs of linear layers that keep their width: those that go are 0.
 
     Raises:
         ValueError: a group has no units, no layer that reads them, or rows that do not exist, are shared with another
@@ -50,6 +54,8 @@ class Network:
         counts: Iterable[Count] = (),
         cuts: Cuts | None = None,
         left_out: Mapping[str, str] | None = None,
+        emptied: Mapping[str, Block] | None = None,
+        scattered: Collection[str] = (),
     ) -> None:
         self.module = module
         self.example_inputs = example_inputs
@@ -57,6 +63,8 @@ class Network:
         self.counts = tuple(counts)
         self.cuts = cuts or Cuts()
         self.left_out = dict(left_out or {})
+        self.emptied = dict(emptied or {})
+        self.scattered = frozenset(scattered)
         self._groups = tuple(groups)
         _check(self)
 
@@ -131,7 +139,7 @@ class Network:
                 owner_name, tensor = split_name(member.param)
                 owner = self.module.get_submodule(owner_name)
                 scale = Scale(member.dim, rows_of(member, group.size), masks[group.name])
-                if reads_units(self.module, member):
+                if group.name in self.scattered or reads_units(self.module, member):
                     readers.setdefault(member.param, []).append(scale)
                 elif isinstance(owner, nn.LayerNorm | nn.RMSNorm) and tensor == "weight":
                     norms.setdefault(owner_name, []).append(scale)
@@ -146,6 +154,9 @@ class Network:
             for block, kept in zip(units, keep[name].tolist(), strict=True)
             if not kept
         }
+        for group_name, block in self.emptied.items():
+            if not bool(keep[group_name].any()):
+                gone.setdefault(block.module, (kind_of(self.module.get_submodule(block.module)), block))
         stays: dict[tuple[str, int], Tensor] = {}
         for group in self._groups:
             if group.name in self.blocks:
@@ -156,7 +167,13 @@ class Network:
                 mask = stays.setdefault((member.param, member.dim), torch.ones(size, dtype=torch.bool))
                 mask[rows_of(member, group.size)[lost].flatten()] = False
         rows = {key: Kept(len(mask), mask.nonzero()[:, 0]) for key, mask in stays.items() if not bool(mask.all())}
-        return Cuts().then(Cuts(rows, gone, self._recounted(keep)))
+        scattered = {
+            split_name(member.param)[0]
+            for group in self._groups
+            if group.name in self.scattered and not bool(keep[group.name].all())
+            for member in group.members
+        }
+        return Cuts().then(Cuts(rows, gone, self._recounted(keep), frozenset(scattered)))
 
     def _recounted(self, keep: Keep) -> dict[tuple[str, str], tuple[int, int]]:
         values: dict[tuple[str, str], tuple[int, int]] = {}
@@ -180,9 +197,8 @@ class Network:
             for name, units in self.blocks.items()
             if name in names
         }
-        counts = [
-            count for count in self.counts if count.group in names and not inside(f"{count.module}.", cuts.blocks)
-        ]
+        left = {name: block for name, (_, block) in cuts.blocks.items()}
+        counts = [count for count in self.counts if count.group in names and not gone_with(f"{count.module}.", left)]
         return type(self)(
             module,
             groups,
@@ -191,6 +207,8 @@ class Network:
             counts=counts,
             cuts=self.cuts.then(cuts),
             left_out=self.left_out,
+            emptied={name: block for name, block in self.emptied.items() if name in names},
+            scattered=self.scattered & names,
         )
 
 
@@ -219,8 +237,9 @@ def rows_of(member: Member, size: int) -> Tensor:
 def _moved(group: UnitGroup, keep: Tensor, cuts: Cuts) -> UnitGroup:
     """The group after the cut: only kept units, their rows counted anew, nothing that lies in a block that is gone."""
     members = []
+    left = {name: block for name, (_, block) in cuts.blocks.items()}
     for member in group.members:
-        if inside(member.param, cuts.blocks):
+        if gone_with(member.param, left):
             continue
         rows = rows_of(member, group.size)[keep]
         kept = cuts.rows.get((member.param, member.dim))
@@ -263,11 +282,17 @@ def _check(network: Network) -> None:
                 raise ValueError(f"{where}: {member.param!r} is quantised; cut first, quantise afterwards")
             if blocks is None:
                 _take_rows(taken, member, group, tensors[member.param].shape[member.dim])
-        if blocks is None and not any(reads_units(module, member) for member in group.members):
+        hides = blocks is not None or group.name in network.scattered
+        if not hides and not any(reads_units(module, member) for member in group.members):
             raise ValueError(f"{where}: none of {[m.param for m in group.members]} reads its units, so no mask can act")
     names = {group.name for group in network._groups}
     if len(names) < len(network._groups):
         raise ValueError(f"group names repeat: {sorted(group.name for group in network._groups)}")
+    for emptied, block in network.emptied.items():
+        _submodule(module, block.module, f"group {emptied!r} once it is empty")
+    unknown = (set(network.emptied) | network.scattered) - names
+    if unknown:
+        raise ValueError(f"emptied or scattered names no group {sorted(unknown)[0]!r}; there are {sorted(names)}")
     for count in network.counts:
         value = getattr(_submodule(module, count.module, f"count {count.attribute!r}"), count.attribute, None)
         if type(value) is not int or count.group not in names:

@@ -32,7 +32,7 @@ def reordered(network: Network, orders: Mapping[str, Int64[Tensor, " units"]]) -
     tensors = named_tensors(network.module)
     rows: dict[tuple[str, int], Tensor] = {}
     for name, order in orders.items():
-        if name not in groups or name in network.blocks:
+        if name not in groups or name in network.blocks or name in network.scattered:
             raise ValueError(f"no group {name!r} whose units can change places; there are {sorted(groups)}")
         group = groups[name]
         if not torch.equal(order.cpu().sort().values, torch.arange(group.size)):
@@ -53,4 +53,6 @@ def reordered(network: Network, orders: Mapping[str, Int64[Tensor, " units"]]) -
         counts=network.counts,
         cuts=network.cuts.then(cuts),
         left_out=network.left_out,
+        emptied=network.emptied,
+        scattered=network.scattered,
     )
