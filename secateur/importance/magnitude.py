@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from secateur.maths import order_by_score
-from secateur.units import Prunable, Scores, fold
+from secateur.maths import reject_nan
+from secateur.units import Prunable, Scores, UnitGroup, fold
+
+_PIECE = 1 << 18
+"""Units that are looked at at a time."""
+_INDEX = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,21 @@ class Magnitude:
         Raises:
             ValueError: `params` names a parameter that the target lacks.
         """
+        elements = self.elements(target)
+        return {group.name: fold(elements, group) for group in target.groups()}
+
+    def elements(self, target: Prunable) -> Mapping[str, Tensor]:
+        """Parameter name -> |w|^power, float32, made when it is asked for.
+
+        Raises:
+            ValueError: `params` names a parameter that the target lacks.
+        """
         tensors = target.tensors()
         names = list(tensors) if self.params is None else list(self.params)
         missing = [name for name in names if name not in tensors]
         if missing:
             raise ValueError(f"no parameters {missing}; the target has {sorted(tensors)}")
-        elements = _WhenAsked({name: tensors[name].detach() for name in names}, self._of)
-        return {group.name: fold(elements, group) for group in target.groups()}
+        return _WhenAsked({name: tensors[name].detach() for name in names}, self._of)
 
     def _of(self, tensor: Tensor) -> Tensor:
         size = tensor.abs().float()
@@ -67,28 +79,53 @@ class Lamp:
     params: tuple[str, ...] | None = None
 
     def score(self, target: Prunable, calibration: object = None) -> Scores:
-        """(size,) float64 scores in [0, 1] of each group; the calibration is not used.
+        """(size,) float32 scores in [0, 1] of each group; the calibration is not used.
+
+        Besides the scores, it holds 8 bytes a unit of one layer at a time.
 
         Raises:
             ValueError: `params` names a parameter that the target lacks, or a weight is NaN.
         """
-        energies = Magnitude(2.0, self.params).score(target)
-        layers: dict[str, list[str]] = {}
-        for name in energies:
-            layers.setdefault(self.scope(name) if self.scope else name, []).append(name)
+        elements = Magnitude(2.0, self.params).elements(target)
+        layers: dict[str, list[UnitGroup]] = {}
+        for group in target.groups():
+            layers.setdefault(self.scope(group.name) if self.scope else group.name, []).append(group)
         scores: Scores = {}
-        for names in layers.values():
-            parts = _shares(torch.cat([energies[name] for name in names])).split([len(energies[n]) for n in names])
-            scores |= dict(zip(names, parts, strict=True))
-        return {name: scores[name] for name in energies}
+        for groups in layers.values():
+            scores |= _shares_of_layer(elements, groups)
+        return {group.name: scores[group.name] for group in target.groups()}
+
+
+def _shares_of_layer(elements: Mapping[str, Tensor], groups: Sequence[UnitGroup]) -> Scores:
+    energies = [fold(elements, group) for group in groups]
+    shares = _shares(energies[0] if len(energies) == 1 else torch.cat(energies))
+    return dict(zip([group.name for group in groups], shares.split([group.size for group in groups]), strict=True))
 
 
 def _shares(energies: Tensor) -> Tensor:
-    order = order_by_score(energies)
-    descending = energies[order].double()
-    shares = torch.empty_like(descending)
-    shares[order] = descending / descending.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
-    return shares
+    """(units,) shares of float32 energies that are not negative, in the place of the energies."""
+    ascending, total = _ordered(energies), 0.0
+    for start in reversed(range(0, len(ascending), _PIECE)):
+        piece = ascending[start : start + _PIECE].flip(0)
+        values = (piece >> 32).int().view(torch.float32).double()
+        running = values.cumsum(0) + total
+        total = float(running[-1])
+        index = len(ascending) - 1 - (piece & _INDEX)
+        energies[index.to(energies.device)] = (values / running.clamp_min(torch.finfo(torch.float64).tiny)).to(energies)
+    return energies
+
+
+def _ordered(energies: Tensor) -> Tensor:
+    """(units,) int64 ascending on the CPU: a float's bits, whose order is its own, above the index from behind.
+
+    Of equal energies the lower index comes last. It is sorted in place, which indices beside the values could not be.
+    """
+    reject_nan(energies)
+    keys = energies.cpu().view(torch.int32).long()
+    for start, piece in zip(range(0, len(keys), _PIECE), keys.split(_PIECE), strict=True):
+        piece.bitwise_left_shift_(32).bitwise_or_(len(keys) - 1 - torch.arange(start, start + len(piece)))
+    keys.numpy().sort()
+    return keys
 
 
 @dataclass(frozen=True)
