@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,9 @@ from compress3d.cameras import Cameras
 from compress3d.splats import read_scene
 from compress3d.splats.evaluate import Judge
 from compress3d.splats.scene import SplatScene
-from secateur.console import Report
 
 SCENES = {"playbot": "playbot/0_0/meta.json", "biker": "biker.compressed.ply", "plant": "plant.splat"}
 """The shared scenes by name: files in `shared/data/splats`."""
-
-Job = Callable[[Report, Path], dict[str, Any]]
-"""Measures one part of a section; it may write into the folder that it is given. Returns what goes into the JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,11 +69,11 @@ def test_a_section_that_was_not_measured_is_not_drawn(bench: Callable[[str], Mod
 
 
 def test_a_part_is_kept_beside_those_of_earlier_runs(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    splats, output = bench("splats"), tmp_path / "splats.json"
-    splats.keep(output, "size", "biker", {"rows": [1]})
-    splats.keep(output, "size", "plant", {"psnr": float("inf")})
-    splats.keep(output, "codecs", "biker", {"rows": [2]})
-    splats.keep(output, "size", "biker", {"rows": [3]})
+    parts, output = bench("parts"), tmp_path / "splats.json"
+    parts.keep(output, "size", "biker", {"rows": [1]})
+    parts.keep(output, "size", "plant", {"psnr": float("inf")})
+    parts.keep(output, "codecs", "biker", {"rows": [2]})
+    parts.keep(output, "size", "biker", {"rows": [3]})
     expected = {"size": {"biker": {"rows": [3]}, "plant": {"psnr": None}}, "codecs": {"biker": {"rows": [2]}}}
     assert json.loads(output.read_text()) == expected
 

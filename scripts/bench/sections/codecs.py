@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs import in_own_process, peer_rows, thinned, timed
+from parts import Job
 from peers import Process
-from settings import Job, Settings, load, quality
+from settings import Settings, load, quality
 
 from compress3d.splats import read_scene
 from compress3d.splats.bonsai import bonsai

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from jobs import scoring_views, thinned, warm_up
-from settings import Job, Settings, load, quality
+from parts import Job
+from settings import Settings, load, quality
 from torch import Tensor
 
 from compress3d.cameras import Cameras

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs import alternate, draw_ours, draw_prototype, scoring_views, simplify_by_step, thinned, timed, warm_up
+from parts import Job
 from peers import load_prototype
-from settings import Job, Settings
+from settings import Settings
 
 from compress3d.cameras import Cameras
 from compress3d.splats.bonsai import bonsai

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from jobs import Draw, alternate, draw_ours, draw_prototype, in_own_process
+from parts import Job
 from peers import load_prototype
-from settings import SCENES, Job, Settings, load, scene_path
+from settings import SCENES, Settings, load, scene_path
 
 from compress3d.splats.rasterize import render
 from secateur.console import Report

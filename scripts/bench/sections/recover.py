@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from settings import Job, Settings, load, quality
+from parts import Job
+from settings import Settings, load, quality
 
 from compress3d.splats import read_scene
 from compress3d.splats.compress import Budget, Compressor

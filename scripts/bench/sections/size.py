@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs import peer_rows
+from parts import Job
 from peers import Process
-from settings import Job, Settings, load, quality
+from settings import Settings, load, quality
 
 from compress3d.splats import read_scene
 from compress3d.splats.compress import Budget, Compressor

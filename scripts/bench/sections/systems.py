@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from parts import Job
 from peers import SHARED
-from settings import Job, Settings
+from settings import Settings
 
 from compress3d.captures import Capture, read_capture
 from compress3d.splats import read_scene

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from jobs import alternate, draw_ours
-from settings import Job, Settings, load
+from parts import Job
+from settings import Settings, load
 
 from compress3d.cameras import Cameras
 from compress3d.splats.rasterize import render
