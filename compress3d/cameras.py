@@ -57,6 +57,11 @@ class Cameras:
         rotation, translation = self.viewmats[:, :3, :3], self.viewmats[:, :3, 3:]
         return -(rotation.transpose(1, 2) @ translation)[..., 0]
 
+    @property
+    def extent(self) -> float:
+        """1.1 times the largest distance of a camera from the mean of all, in world units: 3DGS's size of a scene."""
+        return 1.1 * float((self.positions - self.positions.mean(dim=0)).norm(dim=1).max())
+
     def resized(self, width: int, height: int) -> Self:
         """The same views at another image size."""
         factor = self.Ks.new_tensor([width / self.width, height / self.height, 1.0])

@@ -85,12 +85,6 @@ class Capture:
     def __len__(self) -> int:
         return len(self.cameras)
 
-    @property
-    def scene_scale(self) -> float:
-        """1.1 times the largest distance of a camera from the mean of all cameras, as gsplat's trainer takes it."""
-        positions = self.cameras.positions
-        return 1.1 * float((positions - positions.mean(dim=0)).norm(dim=1).max())
-
     def image(self, index: int, background: Colour | Float[Tensor, 3] | None = None) -> Float[Tensor, "H W 3"]:
         """A photograph in [0, 1], in front of `background` ([0, 1]; the capture's own when None)."""
         image = self.images[index].float() / 255

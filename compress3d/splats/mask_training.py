@@ -14,15 +14,13 @@ from torch.optim import Adam, Optimizer
 
 from compress3d.cameras import Cameras
 from compress3d.photometric import photometric_loss
-from compress3d.splats.pictures import Pictures, Renders
+from compress3d.splats.pictures import Pictures, Renders, counted, drawn_background
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import GAUSSIANS, SplatScene
 from secateur.console import Report, silent
 from secateur.masks import HardConcrete, TrainableMask
 from secateur.training import FitRecord, Shuffled, fit, generator_at
 from secateur.units import Scores, UnitGroup
-
-WHITE = (1.0, 1.0, 1.0)
 
 
 @contextmanager
@@ -149,16 +147,13 @@ class _MaskFit(lightning.LightningModule):
     def training_step(self, batch: Tensor, step: int) -> Tensor:
         index, options = int(batch[0]), self.options
         generator = generator_at(options.seed + 1, step)
-        drawn = torch.rand(4, generator=generator)
-        background = drawn[:3] if float(drawn[3]) < options.backgrounds else torch.tensor(WHITE)
+        background = drawn_background(generator, options.backgrounds)
         red, green, blue = background.tolist()
         with shrunk(self.scene, self.mask()) as scene:
             image = render(scene, self.pictures.cameras[index], (red, green, blue))[0]
         picture = self.pictures.image(index, background.to(image)).to(image)
         picture = picture + options.noise * torch.randn(picture.shape, generator=generator).to(picture)
-        counts = self.pictures.mask(index)
-        if counts is not None:
-            image, picture = image * counts[..., None], picture * counts[..., None]
+        image, picture = counted(self.pictures, index, image, picture)
         loss = photometric_loss(image, picture, options.dssim)
         return loss + options.weight * self.mask.penalty() if self._kept() > options.share else loss
 

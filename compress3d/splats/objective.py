@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compress3d.splats.pictures import Pictures
+from compress3d.splats.pictures import Pictures, counted
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
 from secateur.training import generator_at
@@ -71,8 +71,4 @@ class Photometric:
             if self.noise:
                 drawn = torch.randn(picture.shape, generator=generator_at(self.seed, number))
                 picture = picture + self.noise * drawn.to(picture)
-            mask = self.pictures.mask(index)
-            if mask is not None:
-                counts = mask.to(image)[..., None]
-                image, picture = image * counts, picture * counts
-            yield self.error(image, picture)
+            yield self.error(*counted(self.pictures, index, image, picture))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from compress3d.cameras import Cameras
 from compress3d.splats.scene import SplatScene
 
 
@@ -65,9 +63,3 @@ class TrainableScene(nn.Module):
 
     def _adam(self, groups: list[dict[str, Any]]) -> Optimizer:
         return Adam(groups, eps=1e-15, fused=self.get_parameter("means").device.type in ("cpu", "cuda"))
-
-
-def extent(cameras: Cameras) -> float:
-    """The largest distance of a camera from the mean of all, times 1.1, in world units (as 3DGS measures a scene)."""
-    positions = cameras.positions
-    return 1.1 * float(torch.linalg.vector_norm(positions - positions.mean(dim=0), dim=1).max())

@@ -15,6 +15,7 @@ from compress3d.splats.rasterize import render_each
 from compress3d.splats.scene import SplatScene
 
 BLACK = (0.0, 0.0, 0.0)
+WHITE = (1.0, 1.0, 1.0)
 
 
 class Pictures(Protocol):
@@ -65,3 +66,15 @@ class Renders:
 
     def mask(self, index: int) -> None:
         return None
+
+
+def drawn_background(generator: torch.Generator, share: float) -> Float[Tensor, " 3"]:
+    """A random colour with this probability, and white otherwise."""
+    drawn = torch.rand(4, generator=generator)
+    return drawn[:3] if float(drawn[3]) < share else torch.tensor(WHITE)
+
+
+def counted(pictures: Pictures, index: int, *images: Float[Tensor, "H W 3"]) -> tuple[Float[Tensor, "H W 3"], ...]:
+    """The images, black where picture `index` does not count: nothing of it reaches others through SSIM's window."""
+    mask = pictures.mask(index)
+    return images if mask is None else tuple(image * mask.to(image)[..., None] for image in images)

@@ -6,22 +6,19 @@ from collections.abc import Sequence
 
 import lightning.pytorch as lightning
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from compress3d.photometric import photometric_loss
-from compress3d.splats.parameters import TrainableScene, extent
-from compress3d.splats.pictures import Pictures
+from compress3d.splats.parameters import TrainableScene
+from compress3d.splats.pictures import WHITE, Pictures, counted, drawn_background
 from compress3d.splats.rasterize import render
 from compress3d.splats.recover import Recover
 from compress3d.splats.rounding import Rounding
 from compress3d.splats.scene import SplatScene
 from secateur.metrics.image import psnr
 from secateur.training import cosine, generator_at
-
-WHITE = (1.0, 1.0, 1.0)
 
 
 class RecoveryModule(lightning.LightningModule):
@@ -45,11 +42,9 @@ class RecoveryModule(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, step: int) -> Tensor:
         part, index = self.places[int(batch[0])]
-        background = self._background(step)
+        background = drawn_background(generator_at(self.options.seed + 1, step), self.options.backgrounds)
         image = self._render(part, index, background)
-        target, mask = part.image(index, background).to(image), part.mask(index)
-        if mask is not None:
-            image, target = image * mask[..., None], target * mask[..., None]
+        image, target = counted(part, index, image, part.image(index, background).to(image))
         return photometric_loss(image, target, self.options.dssim)
 
     def validation_score(self) -> float:
@@ -61,13 +56,9 @@ class RecoveryModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         cameras = max((part.cameras for part in self.pictures), key=len)
-        optimizer = self.trainable.optimizer(self.options.rates, extent(cameras))
+        optimizer = self.trainable.optimizer(self.options.rates, cameras.extent)
         steps, warmup = self.options.steps, int(self.options.warmup * self.options.steps)
         return [optimizer], [LambdaLR(optimizer, cosine(warmup, steps, self.options.final_rate))]
-
-    def _background(self, step: int) -> Float[Tensor, " 3"]:
-        drawn = torch.rand(4, generator=generator_at(self.options.seed + 1, step))
-        return drawn[:3] if float(drawn[3]) < self.options.backgrounds else torch.tensor(WHITE)
 
     def _render(self, part: Pictures, index: int, background: Tensor) -> Tensor:
         scene = self.trainable.scene()

@@ -20,8 +20,9 @@ from compress3d.photometric import photometric_loss
 from compress3d.splats.densify import Adaptive, Densifier, DensityControl
 from compress3d.splats.evaluate import PACKAGES, Quality, SceneFile
 from compress3d.splats.initialise import initial_scene
-from compress3d.splats.parameters import LearningRates, TrainableScene, extent
+from compress3d.splats.parameters import LearningRates, TrainableScene
 from compress3d.splats.photographs import psnr_to_photograph, quality_to_photographs
+from compress3d.splats.pictures import counted
 from compress3d.splats.pruning import PruneAt
 from compress3d.splats.rasterize import rasterization, render, render_each
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
@@ -263,7 +264,7 @@ class SplatTraining(lightning.LightningModule):
             factor: _on(device, seen.resized(factor=factor))
             for factor in {factor for _, factor in training.resolutions}
         }
-        self._extent = extent(seen.cameras)
+        self._extent = seen.cameras.extent
         self._densifier = Densifier(training.density, steps, cap, self._extent)
         self._prunes = () if training.pruning is None else training.pruning.moments(steps)
         self._decay = exponential_decay(training.means_decay, steps)
@@ -286,10 +287,7 @@ class SplatTraining(lightning.LightningModule):
 
         watches = self._densifier.watches(step + 1)
         image, meta = self._render(photographs.cameras[index], background, settings.degree_at(progress), watches)
-        target, mask = photographs.image(index, background), photographs.mask(index)
-        if mask is not None:
-            # Black in both, so that what is masked does not reach others through the window of the SSIM.
-            image, target = image * mask[..., None], target * mask[..., None]
+        image, target = counted(photographs, index, image, photographs.image(index, background))
         loss = photometric_loss(image, target, settings.dssim)
         penalty = settings.density.penalty(self.splats.scene())
         self.manual_backward(loss if penalty is None else loss + penalty)

@@ -16,7 +16,6 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from compress3d.cameras import Cameras
-from compress3d.splats.parameters import extent
 from compress3d.splats.rasterize import render
 from compress3d.splats.rasterize.contributions import ray_contributions
 from compress3d.splats.scene import SplatScene
@@ -98,7 +97,7 @@ class VisibilityLists:
                 "clusters must be at least 1, and jitters, jitter and threshold not negative,"
                 f" got {clusters}, {jitters}, {jitter} and {threshold}"
             )
-        unit = extent(cameras) or 1.0
+        unit = cameras.extent or 1.0
         random = np.random.default_rng(seed)
         centres, labels = _clusters(view_points(cameras, unit), clusters, random)
         visible = torch.zeros(len(centres), len(scene), dtype=torch.bool)

@@ -78,7 +78,7 @@ class FieldTraining(lightning.LightningModule):
             self.grower.update(self._adam, done)
 
     def configure_optimizers(self) -> Any:
-        rates = self.field.learning_rates(self.capture.scene_scale)
+        rates = self.field.learning_rates(self.capture.cameras.extent)
         groups = []
         for name, (first, _) in rates.items():
             owner = getattr(self.field, name)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compress3d.cameras import Cameras
 from compress3d.splats.compensation import CompensationHead, Splatted
+from compress3d.splats.pictures import WHITE
 from compress3d.splats.rasterize import rasterization, render_each
 from compress3d.splats.rasterize.autograd import Harmonics
 from compress3d.splats.rasterize.rasterization import RasterizeMode, scene_views
@@ -22,8 +23,6 @@ from secateur.units import Keep, Member, UnitGroup, check_keep
 
 FEATURES = "features"
 """Name of the features among the tensors of a compensated scene."""
-
-WHITE = (1.0, 1.0, 1.0)
 
 
 class BothImages(NamedTuple):

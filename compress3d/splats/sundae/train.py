@@ -9,7 +9,6 @@ from pathlib import Path
 
 import lightning.pytorch as lightning
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,11 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from compress3d.photometric import photometric_loss
 from compress3d.splats.compensation import CompensationHead
 from compress3d.splats.importance import Spectral
-from compress3d.splats.parameters import LearningRates, TrainableScene, extent
-from compress3d.splats.pictures import Pictures
+from compress3d.splats.parameters import LearningRates, TrainableScene
+from compress3d.splats.pictures import WHITE, Pictures, counted, drawn_background
 from compress3d.splats.recover import Recover
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.sundae.compensated import WHITE, BothImages, CompensatedScene
+from compress3d.splats.sundae.compensated import BothImages, CompensatedScene
 from secateur.allocation import Budget, allocate
 from secateur.console import Report, silent
 from secateur.metrics.image import psnr
@@ -199,15 +198,14 @@ class _Compensation(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, step: int) -> Tensor:
         part, index = self.places[int(batch[0])]
-        background = self._background(step)
+        background = drawn_background(generator_at(self.options.seed + 1, step), self.options.backgrounds)
         images = self._render(part, index, background)
-        target, mask = part.image(index, background).to(images.with_head), part.mask(index)
-        weights = None if mask is None else mask.to(target)[..., None]
+        target, *shown = counted(part, index, part.image(index, background).to(images.with_head), *images)
         share = self.options.without_head
         losses = [
-            part * self._loss(image, target, weights)
-            for part, image in zip((1 - share, share), images, strict=True)
-            if part
+            weight * photometric_loss(image, target, self.options.dssim)
+            for weight, image in zip((1 - share, share), shown, strict=True)
+            if weight
         ]
         return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
@@ -218,21 +216,12 @@ class _Compensation(lightning.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         options = self.options
         cameras = max((part.cameras for part in self.pictures), key=len)
-        optimizer = self.trainable.optimizer(options.rates, extent(cameras))
+        optimizer = self.trainable.optimizer(options.rates, cameras.extent)
         if self.features.numel():
             optimizer.add_param_group({"params": [self.features], "lr": options.features_rate})
         optimizer.add_param_group({"params": list(self.head.parameters()), "lr": options.head_rate, "eps": 1e-8})
         schedule = cosine(int(options.warmup * options.steps), options.steps, options.final_rate)
         return [optimizer], [LambdaLR(optimizer, schedule)]
-
-    def _loss(self, image: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        if weights is not None:
-            image, target = image * weights, target * weights
-        return photometric_loss(image, target, self.options.dssim)
-
-    def _background(self, step: int) -> Float[Tensor, " 3"]:
-        drawn = torch.rand(4, generator=generator_at(self.options.seed + 1, step))
-        return drawn[:3] if float(drawn[3]) < self.options.backgrounds else torch.tensor(WHITE)
 
     def _render(self, part: Pictures, index: int, background: Tensor) -> BothImages:
         red, green, blue = background.tolist()

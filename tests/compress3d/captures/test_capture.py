@@ -58,7 +58,7 @@ def test_a_subset_keeps_what_belongs_together() -> None:
 
 
 def test_the_scale_is_that_of_gsplat() -> None:
-    assert capture(5).scene_scale == pytest.approx(1.1 * 2)
+    assert capture(5).cameras.extent == pytest.approx(1.1 * 2)
 
 
 def test_resized_photographs_average_what_is_seen() -> None:
