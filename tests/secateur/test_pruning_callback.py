@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from secateur.allocation import Budget
+from secateur.dense_training import DifferentiablePruning, SoftMasking, SoftThreshold
 from secateur.granularity import NofM, Rows, Weights
 from secateur.importance import Magnitude, Random, Taylor
 from secateur.masked_training import MovementPruning, StochasticAnnealing
@@ -112,6 +113,9 @@ CALLBACKS: list[Any] = [
     lambda: PruningCallback(Random(3), Linear(), TENTH, last_step=14, every=2),
     lambda: StochasticAnnealing(some_masks(), last_step=14, seed=4),
     lambda: MovementPruning(Polynomial(), TENTH, last_step=14, first_step=2),
+    lambda: SoftMasking(Polynomial(), Budget(share=0.5), last_step=14, first_step=2, every=4),
+    lambda: SoftThreshold(Polynomial(), TENTH, last_step=14),
+    lambda: DifferentiablePruning(Polynomial(), TENTH, last_step=14, first_step=2),
 ]
 
 
