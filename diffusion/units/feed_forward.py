@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from diffusion.units.found import Found, LeftOut, counting, linear, named
+from diffusion.units.found import Found, LeftOut, counting, linear, named, width
 from diffusion.units.heads import is_attention
 from secateur.surgery.attention import feed_forward_group
 from secateur.surgery.layers import join_name
+from secateur.surgery.stand_in import Block
 
 
 def is_feed_forward(module: nn.Module) -> bool:
@@ -25,7 +26,7 @@ def is_single_stream(module: nn.Module) -> bool:
     attention = module._modules.get("attn")
     if attention is None or not is_attention(attention):
         return False
-    return _inner(module) + _mlp(module) == module.proj_out.in_features  # type: ignore[union-attr]
+    return _inner(module) + _mlp(module) == width(module, "proj_out", 1)
 
 
 def find_neurons(model: nn.Module, min_keep: int = 1) -> Iterator[Found | LeftOut]:
@@ -62,12 +63,20 @@ def _neurons(model: nn.Module, name: str, module: nn.Module, min_keep: int) -> F
         down=join_name(name, "net.2"),
         fused_gate=up.out_features == 2 * down.in_features,
     )
-    return Found(replace(group, min_keep=min_keep))
+    return Found(replace(group, min_keep=min_keep), emptied=feed_forward_block(name, module, bias=True))
+
+
+def feed_forward_block(name: str, module: nn.Module, *, bias: bool) -> Block | None:
+    """The feed-forward as a block that goes whole, its last bias too unless `bias`; None if it changes the width."""
+    down = linear(module, "net.2")
+    if down is None or down.out_features != width(module, "net.0.proj", 1):
+        return None
+    return Block(name, biases=("net.2.bias",) if bias and down.bias is not None else ())
 
 
 def _inner(block: nn.Module) -> int:
-    return block.attn.to_q.out_features  # type: ignore[union-attr, return-value]
+    return width(block, "attn.to_q", 0)
 
 
 def _mlp(block: nn.Module) -> int:
-    return block.proj_mlp.out_features  # type: ignore[union-attr, return-value]
+    return width(block, "proj_mlp", 0)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from secateur.surgery.cut import Block, Count
+from secateur.surgery.cut import Count
+from secateur.surgery.stand_in import Block
 from secateur.units import UnitGroup
 
 
@@ -19,11 +20,15 @@ class Found:
         group: its name, size and members.
         counts: attributes of modules that count its units.
         blocks: what each unit removes as a whole module, where it does.
+        emptied: what goes once none of the units is left, where the layer could not run without them.
+        scattered: the units are outputs of a linear layer that keeps its width.
     """
 
     group: UnitGroup
     counts: tuple[Count, ...] = ()
     blocks: tuple[Block, ...] = ()
+    emptied: Block | None = None
+    scattered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,12 @@ def linear(module: nn.Module, name: str) -> nn.Linear | None:
     """The submodule of that name if it is a linear layer (or a LoRA-compatible one), else None."""
     found = part(module, name)
     return found if isinstance(found, nn.Linear) else None
+
+
+def width(module: nn.Module, layer: str, dim: int) -> int:
+    """Outputs (`dim` 0) or inputs (`dim` 1) of the linear layer of that name; 0 where there is none."""
+    found = linear(module, layer)
+    return 0 if found is None else found.weight.shape[dim]
 
 
 def part(module: nn.Module, name: str) -> nn.Module | None:

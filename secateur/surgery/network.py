@@ -189,15 +189,19 @@ class Network:
 
     def _like(self, module: nn.Module, keep: Keep, cuts: Cuts) -> Self:
         """This network's unit map, moved to the cut module."""
-        groups = [_moved(group, keep[group.name].cpu(), cuts) for group in self._groups]
+        left = {name: block for name, (_, block) in cuts.blocks.items()}
+        stays = {group.name: keep[group.name].cpu() for group in self._groups}
+        for name, units in self.blocks.items():
+            # A block goes with the one that it lies in.
+            stays[name] = stays[name] & torch.tensor([not gone_with(block.module, left) for block in units])
+        groups = [_moved(group, stays[group.name], cuts) for group in self._groups]
         groups = [group for group in groups if group.size and (group.members or group.name in self.blocks)]
         names = {group.name for group in groups}
         blocks = {
-            name: [block for block, kept in zip(units, keep[name].tolist(), strict=True) if kept]
+            name: [block for block, kept in zip(units, stays[name].tolist(), strict=True) if kept]
             for name, units in self.blocks.items()
             if name in names
         }
-        left = {name: block for name, (_, block) in cuts.blocks.items()}
         counts = [count for count in self.counts if count.group in names and not gone_with(f"{count.module}.", left)]
         return type(self)(
             module,

@@ -141,11 +141,12 @@ class Pointwise(nn.Module):
         self.kind = kind_of(module)
         self.block = block
         self.weight: nn.Parameter
-        self.bias: nn.Parameter | None
+        self.bias: Tensor | None
         self.stride: tuple[int, ...]
         self.margins: list[tuple[int, int]]
         if isinstance(module, Pointwise):
-            self.weight, self.bias = module.weight, module.bias
+            self.weight = module.weight
+            self.bias = module.bias
             self.stride, self.margins = module.stride, module.margins
             return
         if not isinstance(module, nn.Conv2d) or not has_pointwise(module):
@@ -172,7 +173,8 @@ def has_pointwise(convolution: nn.Conv2d) -> bool:
 
 def _kernel(convolution: nn.Conv2d) -> list[tuple[int, int]]:
     """(size, padding) of each dimension of the kernel."""
-    return [(int(size), int(pad)) for size, pad in zip(convolution.kernel_size, convolution.padding, strict=True)]
+    paddings: Any = convolution.padding
+    return list(zip(convolution.kernel_size, paddings, strict=True))
 
 
 def kept_elements(name: str, shape: tuple[int, ...] | torch.Size, block: Block) -> int:
