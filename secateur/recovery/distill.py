@@ -351,6 +351,8 @@ def _watching(module: nn.Module, names: Sequence[str], who: str) -> Iterator[dic
         raise ValueError(f"the {who} has no modules {missing}")
 
     def keep(name: str, output: Any) -> None:
+        if isinstance(output, tuple) and output:
+            output = output[0]  # blocks of UNets return what they pass on before what they keep for later
         if not isinstance(output, Tensor):
             raise ValueError(f"module {name!r} of the {who} returns a {type(output).__name__}, not a tensor")
         features[name] = output
