@@ -1,8 +1,8 @@
 """The Frechet distance between two sets of vectors, each taken for a Gaussian (FID: Heusel et al. 2017, eq. 6).
 
-|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) with unbiased covariances, in float64. It is biased upwards by about
-D^2 / 2N for N vectors: distances at different N cannot be compared, and each should stand beside the distance of real
-vectors at the same N.
+|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) with unbiased covariances, in float64. It is biased upwards, by
+(D^2 + 5 D) / 4 (1/N + 1/M) for N and M vectors of one standard normal: distances at different N cannot be compared, and
+each should stand beside the distance of real vectors at the same N.
 """
 
 from __future__ import annotations
