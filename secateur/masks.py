@@ -56,6 +56,10 @@ class TrainableMask(nn.Module, ABC):
         """Group name -> (size,) mask for `target.masked(...)`."""
         return {group.name: self.gate(logits) for group, logits in zip(self.groups, self.logits, strict=True)}
 
+    def charges(self) -> list[Float[Tensor, " size"]]:
+        """What each unit counts in the penalty, group by group, for its cost: how likely it is to stay."""
+        return [self.probability(logits) for logits in self.logits]
+
     def penalty(self, cost: str = UNITS) -> Float[Tensor, ""]:
         """The expected share of the cost that is kept, 0 to 1: add it to the loss, times a weight.
 
@@ -69,10 +73,7 @@ class TrainableMask(nn.Module, ABC):
         whole = sum(float(each.sum()) for each in costs)
         if not whole:
             raise ValueError(f"no unit of {[group.name for group in self.groups]} has a cost {cost!r} above 0")
-        parts = [
-            (self.probability(logits) * (each / whole).to(logits)).sum()
-            for logits, each in zip(self.logits, costs, strict=True)
-        ]
+        parts = [(charge * (each / whole).to(charge)).sum() for charge, each in zip(self.charges(), costs, strict=True)]
         return torch.stack([part.to(parts[0].device) for part in parts]).sum()
 
     @torch.no_grad()
