@@ -19,6 +19,11 @@ _CAMERAS: dict[str, Any] = {
     "metavar": "FILE.json",
     "help": "views of the scene (width, height, K or Ks, viewmats), instead of views sampled by its shape",
 }
+_UP: dict[str, Any] = {
+    "choices": ("x", "-x", "y", "-y", "z", "-z"),
+    "default": "-y",
+    "help": "axis of the scene that points up in the views that are sampled (--up=z; default: -y)",
+}
 _SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
 
 
@@ -175,6 +180,7 @@ def _configure_compress(parser: ArgumentParser) -> None:
         "others become 0, which makes .sog and .spz smaller (default: all)",
     )
     parser.add_argument("--cameras", **_CAMERAS)
+    parser.add_argument("--up", **_UP)
     parser.add_argument("--seed", **_SEED)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
 
@@ -198,6 +204,7 @@ def _configure_render(parser: ArgumentParser) -> None:
         metavar="K",
         help="K views around the scene (default: 1, when there is no --camera)",
     )
+    parser.add_argument("--up", **_UP)
     pixels = argument_type(_parse_pixels)
     parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
     parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
@@ -275,6 +282,7 @@ class SplatEvaluator:
             "metavar": "K",
             "help": "views to sample when there are no --cameras (default: 16)",
         },
+        "--up": _UP,
         "--seed": _SEED,
     }
     run = staticmethod(_later("evaluate_files"))

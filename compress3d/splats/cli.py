@@ -20,7 +20,7 @@ from compress3d.splats.rasterize import render_each
 from compress3d.splats.recover import RECOVERY
 from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.views import orbit
+from compress3d.splats.views import AXES, orbit
 from compress3d.suffixes import splat_codec
 from secateur.console import console, messages, progress_bar, stretch
 from secateur.files import replacing_file
@@ -89,6 +89,7 @@ def compress_file(
     sh_degree: int | Literal["auto"] | None,
     sh_keep: float,
     cameras: Path | None,
+    up: str,
     seed: int,
     report: Path | None,
     spz_axes: str | None,
@@ -104,6 +105,7 @@ def compress_file(
         photographs=_photographs(captures),
         sh_degree=sh_degree,
         sh_keep=sh_keep,
+        up=AXES[up],
         seed=seed,
         source=file,
     )
@@ -143,6 +145,7 @@ def render_file(
     output: Path,
     camera: Path | None,
     orbit: int | None,
+    up: str,
     width: int | None,
     height: int | None,
     spz_axes: str | None,
@@ -155,7 +158,7 @@ def render_file(
     if camera is not None and orbit is not None:
         raise ValueError("a picture is taken with --camera or with --orbit, not with both")
     scene = read_scene(file, spz_axes=spz_axes)
-    cameras = _cameras(scene, camera, orbit or 1, width, height)
+    cameras = _cameras(scene, camera, orbit or 1, up, width, height)
     paths = [output] if len(cameras) == 1 else [_tagged(output, f"{index:03d}") for index in range(len(cameras))]
     with progress_bar() as progress:
         for index, (path, (image, _)) in enumerate(zip(paths, render_each(scene, cameras), strict=True)):
@@ -167,13 +170,13 @@ def render_file(
 
 
 def evaluate_files(
-    reference: Path, candidates: list[Path], output: Path, cameras: Path | None, views: int, seed: int
+    reference: Path, candidates: list[Path], output: Path, cameras: Path | None, views: int, up: str, seed: int
 ) -> Evaluation:
     """`secateur evaluate` for splat scenes."""
     given = None if cameras is None else Cameras.load(cameras)
     with progress_bar() as progress:
         record, judge, scenes = evaluate(
-            reference, candidates, cameras=given, views=views, seed=seed, progress=progress
+            reference, candidates, cameras=given, views=views, up=AXES[up], seed=seed, progress=progress
         )
         progress(1.0, "drawing the report")
         write_evaluation_report(record, scenes, judge.original, judge.cameras, output)
@@ -270,10 +273,12 @@ def _tagged(output: Path, tag: str) -> Path:
     return output.with_name(f"{output.name.removesuffix(suffix)}-{tag}{suffix}")
 
 
-def _cameras(scene: SplatScene, camera: Path | None, count: int, width: int | None, height: int | None) -> Cameras:
+def _cameras(
+    scene: SplatScene, camera: Path | None, count: int, up: str, width: int | None, height: int | None
+) -> Cameras:
     if camera is None:
         width = width or height or 800
-        return orbit(scene, count, width, height or width)
+        return orbit(scene, count, width, height or width, up=AXES[up])
     cameras = Cameras.load(camera)
     if width is None and height is None:
         return cameras

@@ -23,7 +23,7 @@ from compress3d.splats.rounding import Rounding, has_rounding, rounding_for
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.splats.simplify import simplify
 from compress3d.splats.trials import Attempt, Bench, Trial, meet
-from compress3d.splats.views import sample_views, split_views
+from compress3d.splats.views import UP, Vector, sample_views, split_views
 from secateur.console import Report, silent, stretch
 from secateur.files import replacing_file
 from secateur.metrics.speed import Speed
@@ -91,6 +91,7 @@ def compress(
     cameras: Cameras | None = None,
     sh_degree: int | Literal["auto"] | None = None,
     sh_keep: float = 1.0,
+    up: Vector = UP,
     seed: int = 0,
     source: str | Path | None = None,
     progress: Report = silent,
@@ -116,6 +117,7 @@ def compress(
             left is refitted. "auto" takes the lowest that costs the smaller scene no more than 0.1 dB.
         sh_keep: share, 0 to 1, of the spherical-harmonic coefficients above degree 0 to keep: those that the views
             would miss most, Gaussian by Gaussian. The others are 0, which SOG and SPZ store in next to no bytes.
+        up: world direction that is up in the sampled views.
         seed: of the sampled views.
         source: the file that `scene` was read from: the record names it and counts its bytes.
         progress: told how far it is.
@@ -136,6 +138,7 @@ def compress(
         photographs=photographs,
         sh_degree=sh_degree,
         sh_keep=sh_keep,
+        up=up,
         seed=seed,
         source=file,
     )
@@ -157,6 +160,7 @@ class Compressor:
         photographs: Pictures | None = None,
         sh_degree: int | Literal["auto"] | None = None,
         sh_keep: float = 1.0,
+        up: Vector = UP,
         seed: int = 0,
         source: Path | None = None,
     ) -> None:
@@ -169,19 +173,20 @@ class Compressor:
         self.options: dict[str, object] = {"seed": seed, "sh_degree": sh_degree, "views_given": len(cameras or ())}
         self.options |= {
             "sh_keep": sh_keep,
+            "up": up,
             "recover": to_json(self.recovery),
             "photographs": 0 if photographs is None else len(photographs.cameras),
         }
         if cameras is None:
-            cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed)
+            cameras = sample_views(scene, VIEWS, RESOLUTION, RESOLUTION, seed=seed, up=up)
         score_views, judge_views = split_views(cameras)
-        self.cameras = _topped_up(score_views, VIEWS // 2, judge_views, scene, seed + 1)
+        self.cameras = _topped_up(score_views, VIEWS // 2, judge_views, scene, seed + 1, up)
         self.judge = Judge(scene, judge_views)
         self.source = source
         self.scene = scene.with_sh_degree(min(sh_degree, scene.sh_degree)) if isinstance(sh_degree, int) else scene
         self._lowers_degree, self._sh_keep = sh_degree == "auto", sh_keep
         self._observation: Observation | None = None
-        self._seed = seed
+        self._seed, self._up = seed, up
         self._pictures: tuple[list[Pictures], Pictures] | None = None
         self._fits: tuple[FitRecord, ...] = ()
 
@@ -248,8 +253,9 @@ class Compressor:
         if self._pictures is None:
             pixels = self.cameras.width * self.cameras.height
             count = max(len(self.cameras), min(TEACHING_VIEWS, _TEACHING_BYTES // (16 * pixels)))
-            cameras = _topped_up(self.cameras, count, self.judge.cameras, self.judge.original, self._seed + 2)
-            other = _topped_up(cameras[:0], VALIDATION_VIEWS, self.judge.cameras, self.judge.original, self._seed + 3)
+            judged, original = self.judge.cameras, self.judge.original
+            cameras = _topped_up(self.cameras, count, judged, original, self._seed + 2, self._up)
+            other = _topped_up(cameras[:0], VALIDATION_VIEWS, judged, original, self._seed + 3, self._up)
             total = len(cameras) + len(other)
             renders = Renders.of(self.judge.original, cameras, lambda done: report(done / total, "render the teacher"))
             chosen_by = Renders.of(self.judge.original, other)
@@ -280,12 +286,12 @@ class Compressor:
         )
 
 
-def _topped_up(cameras: Cameras, count: int, avoided: Cameras, scene: SplatScene, seed: int) -> Cameras:
+def _topped_up(cameras: Cameras, count: int, avoided: Cameras, scene: SplatScene, seed: int, up: Vector) -> Cameras:
     """`cameras`, and sampled ones up to `count`; none of these is one of the `avoided`."""
     missing = count - len(cameras)
     if missing <= 0:
         return cameras
-    sampled = sample_views(scene, missing, cameras.width, cameras.height, seed=seed)
+    sampled = sample_views(scene, missing, cameras.width, cameras.height, seed=seed, up=up)
     distances = (sampled.viewmats[:, None] - avoided.viewmats).abs().amax(dim=(2, 3)).amin(dim=1)
     other = sampled[distances > _SAME_VIEW]
     viewmats, Ks = torch.cat([cameras.viewmats, other.viewmats]), torch.cat([cameras.Ks, other.Ks])

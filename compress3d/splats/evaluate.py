@@ -16,7 +16,7 @@ from compress3d.splats.formats import read_scene
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sizes import bytes_by_attribute, scene_bytes
-from compress3d.splats.views import sample_views
+from compress3d.splats.views import UP, Vector, sample_views
 from secateur.console import Report, silent, stretch
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.speed import Speed, measure_speed
@@ -179,6 +179,7 @@ def evaluate(
     *,
     cameras: Cameras | None = None,
     views: int = 16,
+    up: Vector = UP,
     seed: int = 0,
     progress: Report = silent,
 ) -> tuple[Evaluation, Judge, list[SplatScene]]:
@@ -189,6 +190,7 @@ def evaluate(
         candidates: files to compare with it.
         cameras: views to compare through; sampled by the original's shape when None.
         views: how many are sampled.
+        up: world direction that is up in them.
         seed: of the sampling.
         progress: told how far it is.
 
@@ -203,9 +205,9 @@ def evaluate(
     with steps("read"):
         original = read_scene(reference)
         scenes = [read_scene(path) for path in candidates]
-    options: dict[str, object] = {"seed": seed, "views_given": len(cameras or ())}
+    options: dict[str, object] = {"seed": seed, "up": up, "views_given": len(cameras or ())}
     if cameras is None:
-        cameras = sample_views(original, views, RESOLUTION, RESOLUTION, seed=seed)
+        cameras = sample_views(original, views, RESOLUTION, RESOLUTION, seed=seed, up=up)
     options["judged_on_views"] = len(cameras)
     progress(0.0, "rendering the reference")
     with steps("judge"):

@@ -24,6 +24,15 @@ Vector = tuple[float, float, float]
 
 UP: Vector = (0.0, -1.0, 0.0)
 """Scenes in the frame of an INRIA PLY are y-down: their up points to negative y."""
+AXES: dict[str, Vector] = {
+    "x": (1.0, 0.0, 0.0),
+    "-x": (-1.0, 0.0, 0.0),
+    "y": (0.0, 1.0, 0.0),
+    "-y": UP,
+    "z": (0.0, 0.0, 1.0),
+    "-z": (0.0, 0.0, -1.0),
+}
+"""World directions as the command line names them."""
 
 _SAMPLE = 20_000
 _GOLDEN = (math.sqrt(5) - 1) / 2

@@ -14,7 +14,8 @@ from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compressor
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.formats.axes import reframe
-from compress3d.splats.views import sample_views
+from compress3d.splats.rasterize import render
+from compress3d.splats.views import orbit, sample_views
 from scripts.compress_splat import main as compress_splat
 from secateur.cli import main
 from secateur.console import Report
@@ -162,6 +163,16 @@ def test_render(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Image.open(folder / "view-003.png").size == (80, 64)
 
 
+def test_up_is_where_the_user_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("splat render ball.ply -o up.png --up=z --width 24") == 0
+    expected = render(read_scene(folder / "ball.ply"), orbit(read_scene(folder / "ball.ply"), 1, 24, 24, up=(0, 0, 1)))
+    drawn = torch.from_numpy(np.asarray(Image.open(folder / "up.png")).astype(np.float32)) / 255
+    assert (drawn - expected[0].clamp(0, 1)).abs().max() <= 1 / 255
+    compressed = record(capsys, "splat compress ball.ply -o up.spz --up=z --keep 50% --recover 0")
+    assert compressed["options"]["up"] == [0, 0, 1]
+    assert record(capsys, "evaluate ball.ply up.spz -o report --up=z --views 2")["options"]["up"] == [0, 0, 1]
+
+
 def test_the_script_does_as_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compress_splat(folder / "ball.ply", folder / "small.spz", "25%")
     assert len(read_scene(folder / "small.spz")) == 100
@@ -217,6 +228,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("splat render ball.ply -o a.png --orbit 2 --camera cameras.json", ["--camera", "--orbit"]),
         ("splat render ball.ply -o a.png --orbit 0", ["--orbit", "0"]),
         ("splat render ball.ply -o a.png --width 0", ["--width", "0"]),
+        ("splat render ball.ply -o a.png --up w", ["--up", "'w'"]),
         ("evaluate ball.ply gone.ply -o report", ["gone.ply", "no such file"]),
         ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are splat"]),
     ],
