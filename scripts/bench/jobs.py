@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from meters import peak_bytes_above
 from peers import PeerError, Process, load_prototype, run_process
 from settings import Settings
 
@@ -136,36 +137,10 @@ def alternate(draws: dict[str, Draw], views: int, repeats: int) -> dict[str, dic
     }
 
 
-def timed(work: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Seconds of `work`: fastest and median."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return {"minimum_s": min(times), "median_s": statistics.median(times), "repeats": repeats}
-
-
-def peak_bytes_above(work: Callable[[], object]) -> int | None:
-    """The most memory that the process had during `work`, over what it had before; None where Linux is not there."""
-    refresh, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not refresh.exists():
-        return None
-    refresh.write_text("5")
-    before = _kilobytes(status, "VmRSS")
-    work()
-    return 1024 * (_kilobytes(status, "VmHWM") - before)
-
-
 def in_own_process(*arguments: object, limit_seconds: float) -> tuple[dict[str, Any], float, int]:
     """Run a job of this file in a process of its own: its record, wall seconds and peak memory of the whole process."""
     done = run_process([sys.executable, __file__, *map(str, arguments)], limit_seconds)
     return json.loads(done.output.strip().splitlines()[-1]), done.seconds, done.peak_bytes
-
-
-def _kilobytes(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import in_own_process, peer_rows, thinned, timed
+from jobs import in_own_process, peer_rows, thinned
+from meters import timed
 from parts import Job
 from peers import Process
 from settings import Settings, load, quality

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import alternate, draw_ours, draw_prototype, scoring_views, simplify_by_step, thinned, timed, warm_up
+from jobs import alternate, draw_ours, draw_prototype, scoring_views, simplify_by_step, thinned, warm_up
+from meters import timed
 from parts import Job
 from peers import load_prototype
 from settings import Settings
