@@ -1,0 +1,248 @@
+"""Recipes: short YAML files that become typed dataclasses, with the line of whatever is wrong.
+
+A domain writes down what its recipe holds as a frozen dataclass whose fields are dataclasses, plain values, or classes
+named by their path:
+
+    criterion:
+      class_path: secateur.importance.Magnitude
+      init_args: {power: 1}
+
+There is no registry: jsonargparse imports the class and builds it from its type hints, so a recipe can name anything
+that can be imported. Run recipes only from those whom you would let run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from secateur.files import replacing_file
+
+NAME = "recipe.yaml"
+"""What a recipe is called beside the result that it made."""
+
+_LARGEST = 10**6
+
+Key = tuple[str | int, ...]
+"""Where a value is: ("criterion", "init_args", "steps"), ("units", "modules", 0)."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class RecipeFile(Generic[R]):
+    """A recipe, and where each of its values was written.
+
+    Args:
+        recipe: what the file says, as a dataclass.
+        text: the file, as it was written.
+        path: the file; None for a recipe that was made in Python.
+        lines: key -> line, from 1.
+    """
+
+    recipe: R
+    text: str
+    path: Path | None = None
+    lines: Mapping[Key, int] = dataclasses.field(default_factory=dict)
+
+    def place(self, *key: str | int) -> str:
+        """ "file.yaml:12: budget.share: ", the line being that of the key, or of the nearest one above it."""
+        dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+        name = f"{dotted}: " if dotted else ""
+        return name if self.path is None else f"{self.path}:{_line(self.lines, key)}: {name}"
+
+    @contextmanager
+    def blaming(self, *key: str | int) -> Iterator[None]:
+        """Let a ValueError out with the file, the line and the name of the key that it is due to."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.place(*key)}{error}") from error
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the text as `recipe.yaml` into a folder; returns the file."""
+        target = Path(folder) / NAME
+        with replacing_file(target) as temporary:
+            temporary.write_text(self.text, encoding="utf-8")
+        return target
+
+
+def read_recipe(path: str | os.PathLike[str], kind: type[R]) -> RecipeFile[R]:
+    """Read a recipe and build it, all of it or nothing.
+
+    Args:
+        path: a YAML file.
+        kind: the dataclass that it becomes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML mapping, a key is unknown, missing or there twice, or a value is not what its type or
+            its class allows: names the file, the line and the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes are more than a recipe has ({_LARGEST})")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        where = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ValueError(f"{path}{where}: not YAML ({error.problem})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of {_fields(kind)}, got {type(values).__name__}")
+    lines = _lines(tree, path)
+    return RecipeFile(_build(kind, values, lines, path), text, path, lines)
+
+
+def recipe_of(recipe: R) -> RecipeFile[R]:
+    """A recipe that was made in Python, with the YAML that says the same."""
+    return RecipeFile(recipe, yaml.safe_dump(to_plain(recipe), sort_keys=False, width=120))
+
+
+def to_plain(value: Any) -> Any:
+    """A recipe as what YAML holds: fields that are as by default are left out, classes are named by their path.
+
+    Raises:
+        ValueError: a value is neither plain, nor a dataclass, nor a function that can be imported.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value))
+        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        changed = {name: one for name, one in given.items() if not _is_default(type(value), name, one)}
+        return {name: _nested(one, hints[name]) for name, one in changed.items()}
+    if isinstance(value, Mapping):
+        return {str(name): _nested(one, None) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nested(one, None) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value) and getattr(value, "__qualname__", "<").isidentifier():
+        return f"{value.__module__}.{value.__qualname__}"
+    raise ValueError(f"a recipe cannot hold {value!r}")
+
+
+def _nested(value: Any, hint: Any) -> Any:
+    plain = to_plain(value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type) or hint is type(value):
+        return plain
+    path = f"{type(value).__module__}.{type(value).__qualname__}"
+    return {"class_path": path, "init_args": plain} if plain else {"class_path": path}
+
+
+def _is_default(kind: type, name: str, value: Any) -> bool:
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return field.default is not dataclasses.MISSING and bool(value == field.default)
+
+
+def _build(kind: type[R], values: Mapping[str, Any], lines: Mapping[Key, int], path: Path) -> R:
+    """One field after another, so that what a class says of its own values is laid at the right door."""
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(f"{path}:{_line(lines, (name,))}: unknown key {name!r}; a recipe has {_fields(kind)}")
+        try:
+            built[name] = _value(hints[name], value)
+        except Exception as error:
+            message = _readable(str(error))
+            key = _guilty((name,), value, str(error))
+            dotted = ".".join(map(str, key))
+            raise ValueError(f"{path}:{_line(lines, key)}: {dotted}: {message}") from error
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in built and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{path}: {missing[0]!r} is missing; a recipe has {_fields(kind)}")
+    try:
+        return kind(**built)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _value(hint: Any, value: Any) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser.instantiate(parser.parse_object({"value": value})).value
+
+
+def _guilty(key: Key, value: Any, message: str) -> Key:
+    """The key within the value of `key` that a message of the parser is about, as far as it tells."""
+    dotted = re.search(r'Parser key "value\.([\w.]+)"', message)
+    if dotted:
+        return (*key, *dotted[1].split("."))
+    quoted = re.findall(r"[Oo]ption '([\w.]+)'", message)
+    names = [name.rpartition(".")[2] for name in quoted]
+    found = next((where for where in _keys(value) if names and where[-1] == names[-1]), ())
+    return (*key, *found)
+
+
+def _keys(value: Any) -> Iterator[Key]:
+    if isinstance(value, Mapping):
+        items: Sequence[tuple[Any, Any]] = list(value.items())
+    else:
+        items = list(enumerate(value)) if isinstance(value, list) else []
+    for name, below in items:
+        yield (name,)
+        yield from ((name, *rest) for rest in _keys(below))
+
+
+def _readable(message: str) -> str:
+    """What the parser says, without its keys and what it was given."""
+    message = re.sub(r'Parser key "[\w.]+":', "", message)
+    message = re.sub(r"Given value type:.*", "", message, flags=re.DOTALL)
+    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:", "", message, flags=re.DOTALL)
+    message = re.sub(r"\s*- Expected a <class 'NoneType'>\.?(?: Got value: \S+)?", "", message)
+    message = re.sub(r"Expected a <class '([\w.]+)'>", r"expected \1", message)
+    message = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", message)
+    message = re.sub(r"Group '\w+' does not accept option '(\w+)'", r"there is no '\1'", message)
+    message = re.sub(r"Option '([\w.]+)' is not accepted", r"there is no '\1'", message)
+    message = re.sub(r".*argument after \*\* must be a mapping, not (\w+)", r"expected a mapping, got \1", message)
+    message = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", message)
+    return " ".join(message.replace("\n", " ").split()).removeprefix("- ")
+
+
+def _lines(tree: yaml.Node | None, path: Path, key: Key = ()) -> dict[Key, int]:
+    """Where every key was written, from 1; refuses a key that is there twice."""
+    lines: dict[Key, int] = {}
+    if isinstance(tree, yaml.MappingNode):
+        for name, below in tree.value:
+            line = name.start_mark.line + 1
+            where = (*key, str(name.value))
+            if where in lines:
+                raise ValueError(f"{path}:{line}: {name.value!r} is there twice, first in line {lines[where]}")
+            lines[where] = line
+            lines |= _lines(below, path, where)
+    elif isinstance(tree, yaml.SequenceNode):
+        for index, below in enumerate(tree.value):
+            lines[(*key, index)] = below.start_mark.line + 1
+            lines |= _lines(below, path, (*key, index))
+    return lines
+
+
+def _line(lines: Mapping[Key, int], key: Key) -> int:
+    return next((lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in lines), 1)
+
+
+def _fields(kind: type) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(kind))
