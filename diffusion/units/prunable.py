@@ -81,8 +81,10 @@ def prunable(
         cuts: what was cut from the model before, if it was.
 
     Raises:
-        ValueError: the model has no units of a kind, or a pattern matches nothing.
+        ValueError: the model has no units of a kind, kinds exclude one another, or a pattern matches nothing.
     """
+    if {"channels", "operators"} <= set(kinds):
+        raise ValueError("channels and operators overlap inside resnets; prune them in two runs, one after the other")
     found: list[Found] = []
     left_out: dict[str, str] = {}
     for kind in dict.fromkeys(kinds):

@@ -144,9 +144,9 @@ def masked_block(module: nn.Module, block: Block, mask: Callable[[], Tensor]) ->
         strength = mask()
         drawn = list(outputs)
         for index in streams:
-            drawn[index] = torch.lerp(
-                left[index], outputs[index], strength.to(outputs[index].device, left[index].dtype)
-            )
+            # The output comes first: at a strength of 1 it is then kept bit for bit, strides too.
+            end = outputs[index]
+            drawn[index] = torch.lerp(end, left[index], 1 - strength.to(end.device, end.dtype))
         return tuple(drawn) if isinstance(output, tuple) else drawn[0]
 
     handle = module.get_submodule(block.module).register_forward_hook(draw, with_kwargs=True)

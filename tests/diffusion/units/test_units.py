@@ -112,7 +112,8 @@ def test_a_whole_module_costs_what_its_going_saves(family: str, kind: Kind) -> N
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_meta_device_predicts_the_cut_model(family: str) -> None:
     with torch.device("meta"):
-        planned = prunable(FAMILIES[family](), KINDS[family][:2], min_keep=0)
+        model = FAMILIES[family]().eval()
+    planned = prunable(model, KINDS[family][:2], min_keep=0)
     target = network(family, *KINDS[family][:2])
     keep = some(target, empty=True)
     predicted, smaller = planned.cut(keep).module, target.cut(keep).module
@@ -144,7 +145,7 @@ def test_a_cut_model_is_cut_again(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_kinds_at_once(family: str) -> None:
-    target = network(family, *KINDS[family])
+    target = network(family, *[kind for kind in KINDS[family] if kind != "operators"])
     assert_mask_equals_cut(target, some(target, share=0.85), run(family), rtol=1e-5, atol=1e-5)
 
 
@@ -183,8 +184,7 @@ def test_resnets_that_scale_by_time_and_resize() -> None:
     model = random_model("unet2d", **changes)
     channels = prunable(model, ("channels",), min_keep=0)
     assert_mask_equals_cut(channels, some(channels), run("unet2d"), rtol=1e-5, atol=1e-5)
-    resizing = [name for name in prunable(model, ("resnets",)).left_out]
-    assert resizing == ["down_blocks.0.downsamplers.0", "up_blocks.0.upsamplers.0"]
+    assert list(prunable(model, ("resnets",)).left_out) == ["up_blocks.0.upsamplers.0"]
 
 
 def test_a_pattern_chooses_modules() -> None:
@@ -199,6 +199,7 @@ def test_a_pattern_chooses_modules() -> None:
         ({"modules": ("middle*",)}, "'middle\\*' matches none"),
         ({"kinds": ("stacks",)}, "DiTTransformer2DModel has no stacks"),
         ({"kinds": ("layers",)}, "no units of kind 'layers'"),
+        ({"kinds": ("channels", "operators")}, "in two runs"),
     ],
 )
 def test_what_is_not_there_is_refused(options: dict[str, Any], message: str) -> None:
