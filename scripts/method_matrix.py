@@ -55,6 +55,7 @@ PLACES = {
     "compress3d": "Splat scenes",
     "secateur.schedules": SCHEDULES,
     "secateur.greedy": SCHEDULES,
+    "secateur.mask_fit": MASKS,
     "secateur.allocation": ALLOCATION,
     "secateur.distortion": ALLOCATION,
     "secateur.ecoflap": ALLOCATION,
