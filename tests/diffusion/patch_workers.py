@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SYNCHRONOUS = Staleness(warmup=None)
 KINDS = ("halo", "attention", "group_norm", "output")
 
 
+@cache
 def models() -> dict[str, tuple[str, nn.Module]]:
     """Name -> family, and a model whose steps are small, so that a trajectory stays tame."""
     built = {
