@@ -41,7 +41,7 @@ def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterator[Panels]:
+def figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterator[Panels]:
     """Panels side by side, 1600 pixels wide; saved when the context closes."""
     style: Any = {"font.size": 11, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}
     with plt.rc_context(style):
@@ -55,9 +55,15 @@ def _figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterat
             panel.spines[["top", "right"]].set_visible(False)
             panel.spines[["left", "bottom"]].set_color("#9aa5b1")
         yield axes[0]
-        lines = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
+        lines = {
+            str(line.get_label()): line
+            for panel in axes[0]
+            for line in panel.get_lines()
+            if not str(line.get_label()).startswith("_")
+        }
+        columns = min(len(lines), 6)
         figure.legend(
-            handles=list(lines.values()), loc="outside lower center", ncols=len(lines), frameon=False, fontsize=10
+            handles=list(lines.values()), loc="outside lower center", ncols=columns, frameon=False, fontsize=10
         )
         with replacing_file(path) as temporary:
             figure.savefig(temporary, facecolor="white")
@@ -66,7 +72,7 @@ def _figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterat
 
 def _psnr_by_share(section: dict[str, Any], path: Path) -> None:
     names = [name for name in SCENES if name in section]
-    with _figure(path, len(names), "PSNR against the original, on held-out views", sharey=True) as panels:
+    with figure(path, len(names), "PSNR against the original, on held-out views", sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             record = section[name]
             reference = record["reference"]
@@ -81,7 +87,7 @@ def _psnr_by_share(section: dict[str, Any], path: Path) -> None:
                 panel.annotate(f"{psnr:.1f}", (share, psnr), color=OURS, **place)
             panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
             panel.set_xlabel("Gaussians kept")
-            _ticks(panel, sorted({row["share"] for row in record["rows"]}), lambda share: f"{share:.0%}")
+            ticks(panel, sorted({row["share"] for row in record["rows"]}), lambda share: f"{share:.0%}")
             panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
 
@@ -101,7 +107,7 @@ def _psnr_by_criterion(section: dict[str, Any], path: Path) -> None:
     alone = [chosen(name, "selection", False) for name in names]
     methods = sorted(alone[0], key=lambda method: sum(each.get(method, 0.0) for each in alone))
     title = f"PSNR by criterion, {share:.0%} of the Gaussians kept, on held-out views"
-    with _figure(path, len(names), title, sharey=True) as panels:
+    with figure(path, len(names), title, sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             for (how, recovered), (marker, color) in marks.items():
                 points = chosen(name, how, recovered)
@@ -115,7 +121,7 @@ def _psnr_by_criterion(section: dict[str, Any], path: Path) -> None:
 
 def _sog_size(section: dict[str, Any], path: Path) -> None:
     names = [name for name in SCENES if name in section]
-    with _figure(path, len(names), "PSNR of a .sog file by its size, on held-out views", sharey=True) as panels:
+    with figure(path, len(names), "PSNR of a .sog file by its size, on held-out views", sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             record = section[name]
             theirs, ours = _points(record, "splat-transform", "bytes"), _points(record, "ours", "bytes")
@@ -128,7 +134,7 @@ def _sog_size(section: dict[str, Any], path: Path) -> None:
                 panel.annotate(note, (0.97, 0.05), xycoords="axes fraction", ha="right", color=THEIRS, fontsize=9)
             panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
             panel.set_xscale("log")
-            _ticks(panel, sorted({size for size, _ in ours}), lambda size: f"{size / 1e6:.2g}")
+            ticks(panel, sorted({size for size, _ in ours}), lambda size: f"{size / 1e6:.2g}")
             panel.set_xlabel("file size (MB)")
             panel.margins(x=0.2, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
@@ -136,7 +142,7 @@ def _sog_size(section: dict[str, Any], path: Path) -> None:
 
 def _rate_distortion(section: dict[str, Any], path: Path) -> None:
     names = [name for name in SCENES if name in section]
-    with _figure(path, len(names), "PSNR by share of the Gaussians, with and without recovery", sharey=True) as panels:
+    with figure(path, len(names), "PSNR by share of the Gaussians, with and without recovery", sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             record = section[name]
             _line(panel, _points(record, "without gradients", "share"), "merged and refitted", PROTOTYPE, dashed=True)
@@ -148,7 +154,7 @@ def _rate_distortion(section: dict[str, Any], path: Path) -> None:
             panel.set_title(f"{name}, {record['gaussians']:,} Gaussians", fontsize=11)
             panel.set_xscale("log")
             panel.set_xlabel("Gaussians kept")
-            _ticks(panel, sorted({row["share"] for row in ours}), lambda share: f"{share:.0%}")
+            ticks(panel, sorted({row["share"] for row in ours}), lambda share: f"{share:.0%}")
             panel.margins(x=0.3, y=0.12)
         panels[0].set_ylabel("PSNR (dB)")
 
@@ -163,14 +169,14 @@ def _rasterizer_growth(section: dict[str, Any], path: Path) -> None:
         frames = {int(size): frame for size, frame in sizes["frame"].items()}
         by.append((frames, "width and height (pixels)", f"{sizes['gaussians']:,} Gaussians", str))
     by = [entry for entry in by if entry[0]]
-    with _figure(path, len(by), "Time of a frame on the CPU") as panels:
+    with figure(path, len(by), "Time of a frame on the CPU") as panels:
         for panel, (frames, label, title, text) in zip(panels, by, strict=True):
             for who, name, color in (("prototype", "prototype", PROTOTYPE), ("ours", "secateur", OURS)):
                 points = [(at, frame[who]["median_ms"]) for at, frame in sorted(frames.items()) if who in frame]
                 _line(panel, points, name, color, dashed=who == "prototype")
             panel.set_xscale("log")
             panel.set_yscale("log")
-            _ticks(panel, sorted(frames), text)
+            ticks(panel, sorted(frames), text)
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_minor_formatter(NullFormatter())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -192,7 +198,7 @@ def _line(panel: Axes, points: Sequence[tuple[float, float]], label: str, color:
         panel.plot(xs, ys, style, color=color, label=label, marker="o", markersize=5, linewidth=1.4 if dashed else 2.2)
 
 
-def _ticks(panel: Axes, values: Sequence[float], text: Callable[[Any], str]) -> None:
+def ticks(panel: Axes, values: Sequence[float], text: Callable[[Any], str]) -> None:
     """Ticks at the measured values only."""
     panel.xaxis.set_major_locator(FixedLocator(list(values)))
     panel.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,81 @@
+"""Measure what criteria of pruning are worth on two networks that read Fashion-MNIST, and draw what came out.
+
+Each part is written into the JSON as soon as it is measured, beside what is there already, with the conditions that it
+was measured under; so a run can be stopped, and --missing goes on with the parts that the JSON lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from networks import baseline, cost, peer, structured, unstructured
+from networks.models import KINDS
+from networks.pictures import draw_all
+from networks.settings import Settings
+from parts import Part, measure, names_of, read_results
+from peers import ROOT
+
+from secateur.console import console
+from secateur.report.record import describe_machine
+
+SECTIONS = {
+    "dense": baseline.jobs,
+    "structured": structured.jobs,
+    "peer": peer.jobs,
+    "unstructured": unstructured.jobs,
+    "cost": cost.jobs,
+}
+PACKAGES = ("secateur", "torch", "torch-pruning", "lightning", "numpy", "scipy")
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    if not options.plots:
+        settings = Settings(options.networks, options.networks_at, options.limit, options.quick)
+        parts = chosen(options, settings, read_results(options.output) if options.missing else {})
+        measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
+        console.print(f"wrote {len(parts)} parts into {options.output.name}")
+    for picture in draw_all(read_results(options.output), options.images):
+        console.print(f"drew {picture.name}")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options; lists are names with commas between."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--networks", type=names_of(KINDS), default=tuple(KINDS), help=f"of {','.join(KINDS)}")
+    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as 'ResNet: *'")
+    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
+    parser.add_argument("--output", type=Path, help="the JSON (results/criteria.json; with --quick under out/)")
+    parser.add_argument("--images", type=Path, help="folder of the plots (docs/images; with --quick under out/)")
+    parser.add_argument("--networks-at", type=Path, help="folder of the trained networks (under out/)")
+    parser.add_argument("--threads", type=int, default=describe_machine().cores, help="threads to be held to")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that one process may take")
+    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
+    parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
+    options = parser.parse_args(arguments)
+    # Figures that mean nothing must not land among those that do, nor hardly trained networks among trained ones.
+    scratch = ROOT / "out" / "bench"
+    results = scratch if options.quick else Path(__file__).resolve().parent / "results"
+    options.output = options.output or results / "criteria.json"
+    options.images = options.images or (scratch if options.quick else ROOT / "docs" / "images")
+    options.networks_at = options.networks_at or scratch / ("networks-quick" if options.quick else "networks")
+    return options
+
+
+def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
+    """The parts that the options name, without those that are held already."""
+    return [
+        Part(section, part, job)
+        for section in options.only
+        for part, job in SECTIONS[section](settings).items()
+        if fnmatchcase(part, options.parts) and part not in held.get(section, {})
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

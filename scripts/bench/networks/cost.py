@@ -1,0 +1,57 @@
+"""Section `cost`: time and memory of every scorer by the number of parameters, and of torch-pruning's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parts import Job
+from peers import Process, run_process
+
+from networks import scoring
+from networks.settings import Settings
+from secateur.console import Report
+
+HOW = (
+    "A plain network (784, width, width, width, width, 10) with ReLUs and one batch of 16 pictures of noise; every "
+    "scorer once, in a process of its own. seconds: to score, with the unit map made, after scoring a small network. "
+    "copies: the most memory that scoring took above the network and what had been loaded, over the bytes of the "
+    "network's parameters; it holds the scores, which for single weights are one copy themselves. SynFlow takes one "
+    "round and estimated Hessians one probe; more of them multiply the time, not the memory."
+)
+
+
+def jobs(settings: Settings) -> dict[str, Job]:
+    """One part a size and kind of units, and one a size for torch-pruning."""
+    parts: dict[str, Job] = {}
+    for size in settings.sizes:
+        for units in scoring.SCORERS:
+            parts[f"{size:,}: {units}"] = partial(_size, size, units, settings)
+        parts[f"{size:,}: torch-pruning"] = partial(_peer, size, settings)
+    return parts
+
+
+def _size(size: int, units: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    rows = []
+    scorers = scoring.SCORERS[units]
+    for number, scorer in enumerate(scorers):
+        report(number / len(scorers), f"{size:,} parameters: {units}: {scorer}")
+        rows.append({"scorer": scorer} | _in_own_process(settings, "score", units, scorer, str(size)))
+    return {"how": HOW, "rows": rows}
+
+
+def _peer(size: int, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    report(0.0, f"{size:,} parameters: torch-pruning")
+    return {"how": scoring.PEER_HOW} | _in_own_process(settings, "peer", str(size))
+
+
+def _in_own_process(settings: Settings, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(Path(scoring.__file__)), *arguments]
+    try:
+        done: Process = run_process(command, settings.limit_seconds)
+    except TimeoutError as error:
+        return {"failed": str(error)}
+    return json.loads(done.output.strip().splitlines()[-1])
