@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -38,6 +38,33 @@ class Classifier(Protocol):
 def pictures_of(latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
     """The pictures in [0, 1] of a model that works on pixels in [-1, 1]."""
     return (latents.float() / 2 + 0.5).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PipelineSource:
+    """The latents that a model makes in the place of a pipeline's network.
+
+    Args:
+        pipeline: `diffusion.pipeline.ClassToImage` or `TextToImage`; its scheduler must draw no noise.
+        asked: the class or prompt of each seed.
+        steps: time steps of the sampler.
+        guidance: of classifier-free guidance; 1: none.
+    """
+
+    pipeline: Any
+    asked: Mapping[int, Any]
+    steps: int = 20
+    guidance: float = 1.0
+
+    def __call__(self, target: Any, seeds: Sequence[int], /) -> Float[Tensor, "seeds C H W"]:
+        """The final latents of `target`, a diffusers network."""
+        from diffusion.pipeline import sample_latents  # diffusers takes seconds to import
+
+        noise = self.pipeline.noise(seeds).to(next(target.parameters()))
+        conditions = self.pipeline.conditions([self.asked[seed] for seed in seeds])
+        null = None if self.guidance == 1.0 else self.pipeline.null_conditions(len(seeds))
+        scheduler = self.pipeline.scheduler
+        return sample_latents(target, scheduler, noise, conditions, steps=self.steps, guidance=self.guidance, null=null)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.evaluate import Sampling, evaluate
+from diffusion.evaluate import PipelineSource, Sampling, evaluate
 from secateur.metrics.distribution import DistributionJudge, Moments, frechet_distance
 from secateur.report.record import to_json
 from secateur.surgery.cost import count_macs
@@ -207,3 +207,46 @@ def test_bad_requests_are_refused() -> None:
         Sampling(sample, (1, 2), (0,))
     with pytest.raises(ValueError, match="batch_size"):
         Sampling(sample, (1, 2), batch_size=0)
+
+
+def test_a_pruned_network_takes_the_place_of_the_pipelines_own() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from diffusion.pipeline import ClassToImage
+    from diffusion.units import prunable
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dense = diffusers.DiTTransformer2DModel(
+            num_attention_heads=4,
+            attention_head_dim=4,
+            in_channels=1,
+            out_channels=1,
+            num_layers=2,
+            sample_size=8,
+            patch_size=2,
+            num_embeds_ada_norm=4,
+        ).eval()
+    scheduler = diffusers.DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    pipeline, seeds = ClassToImage(scheduler, transformer=dense), tuple(range(6))
+    network = prunable(dense, ["heads"])
+    keep = {group.name: torch.arange(group.size) < 3 for group in network.groups()}
+    inputs = {
+        "hidden_states": torch.zeros(2, 1, 8, 8),
+        "timestep": torch.zeros(2, dtype=torch.int64),
+        "class_labels": torch.zeros(2, dtype=torch.int64),
+    }
+    asked = {seed: seed % 4 for seed in seeds}
+    chosen = Sampling(PipelineSource(pipeline, asked, steps=3, guidance=1.5), seeds, batch_size=4)
+    candidates = {"same": network.cut({name: torch.ones_like(mask) for name, mask in keep.items()}).module}
+    candidates["pruned"] = network.cut(keep).module
+    record, pictures = evaluate(dense, candidates, chosen, example_inputs=inputs, repeats=1)
+    same, pruned = record.candidates
+    assert same.paired is not None
+    assert pruned.paired is not None
+    assert same.paired.mean_latent_mse == 0.0
+    assert pruned.paired.mean_latent_mse > 0.0
+    assert record.reference.cost is not None
+    assert pruned.cost is not None
+    assert pruned.cost.macs < record.reference.cost.macs
+    made = pipeline([0, 1], seeds=[0, 1], num_inference_steps=3, guidance_scale=1.5, output_type="pt")
+    torch.testing.assert_close(pictures["dense"][:2], made, rtol=1e-4, atol=1e-5)
