@@ -36,7 +36,10 @@ class Seen:
 class Term(Protocol):
     """One part of a distillation loss: 0 where student and teacher agree."""
 
-    weight: float
+    @property
+    def weight(self) -> float:
+        """Of the term in the sum."""
+        ...
 
     def layers(self) -> Sequence[str]:
         """Names of the modules whose outputs are needed, of both networks."""
