@@ -179,9 +179,17 @@ def output_shift(dense: Float[Tensor, "samples ..."], changed: Float[Tensor, "sa
     Raises:
         ValueError: the shapes differ, or there are fewer than two samples.
     """
+    return sum(output_shifts(dense, changed))
+
+
+def output_shifts(dense: Float[Tensor, "samples ..."], changed: Float[Tensor, "samples ..."]) -> tuple[float, float]:
+    """The two norms of `output_shift`, of the means and of the standard deviations, which differ in size.
+
+    Arguments and errors as for `output_shift`.
+    """
     if dense.shape != changed.shape or dense.ndim < 1 or len(dense) < 2:
         raise ValueError(
             f"a shift needs two samples or more of one shape, got {tuple(dense.shape)} and {tuple(changed.shape)}"
         )
-    pairs = [(kind(dense.double(), dim=0), kind(changed.double(), dim=0)) for kind in (torch.mean, torch.std)]
-    return sum(float((whole - other).norm()) for whole, other in pairs)
+    mean, std = (kind(dense.double(), dim=0) - kind(changed.double(), dim=0) for kind in (torch.mean, torch.std))
+    return float(mean.norm()), float(std.norm())
