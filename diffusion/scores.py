@@ -4,24 +4,24 @@ Castells et al. 2024, LD-Pruner: Efficient Pruning of Latent Diffusion Models us
 2404.11936). Latents are generated with the same seeds with and without the unit, and their mean and their standard
 deviation over the set are compared, element by element. No decoder, no gradient, no label is needed.
 
-Units are independent of one another in the paper; `remove_greedily` scores again after every removal instead.
+Units are independent of one another in the paper; `LatentSet.shift_from` scores again after every removal instead.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.allocation import Budget, unit_costs
 from secateur.console import Report, silent
-from secateur.importance.objective import mask_of_ones
-from secateur.units import Keep, Prunable, Scores, UnitGroup
+from secateur.importance.perturbation import measure_removals, output_shifts
+from secateur.units import Prunable, Scores, UnitGroup
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +36,6 @@ class LatentSource(Protocol):
     def __call__(self, target: Any, seeds: Sequence[int], /) -> Float[Tensor, "seeds ..."]:
         """Latents (seeds, ...) of `target`; the same seed (and its prompt) always starts from the same noise."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LatentStatistics:
-    """Mean and standard deviation over a set of latents, element by element, float64.
-
-    Args:
-        mean: shaped like one latent.
-        std: likewise, with n - 1 in the denominator.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def shift(self, other: LatentStatistics) -> tuple[float, float]:
-        """Euclidean norms of the differences of the means and of the standard deviations."""
-        return float((self.mean - other.mean).norm()), float((self.std - other.std).norm())
 
 
 @dataclass(frozen=True)
@@ -80,8 +63,8 @@ class LatentSet:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
     @torch.no_grad()
-    def statistics(self, target: Any) -> LatentStatistics:
-        """Generate all latents and measure their spread.
+    def latents(self, target: Any) -> Float[Tensor, "seeds ..."]:
+        """Generate all latents, float32.
 
         Raises:
             ValueError: `sample` gives another number of latents than it was given seeds.
@@ -93,8 +76,19 @@ class LatentSet:
             if len(latents) != len(seeds):
                 raise ValueError(f"sample gave {len(latents)} latents for {len(seeds)} seeds")
             parts.append(latents.float())
-        latents = torch.cat(parts).double()
-        return LatentStatistics(latents.mean(dim=0), latents.std(dim=0))
+        return torch.cat(parts)
+
+    def shift_from(self, target: Any) -> Callable[[Any], float]:
+        """Network -> how far its latents are from those of `target`: a measure for `secateur.greedy.prune_greedily`.
+
+        LD-Pruner takes operators for independent of one another. With this, all that is left is scored again after
+        each removal, so that two operators that stand in for each other do not both go.
+
+        Raises:
+            ValueError: the latents of `target` are not finite.
+        """
+        dense = _finite(self.latents(target))
+        return lambda each: _sum(*output_shifts(dense, self.latents(each)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +136,22 @@ class LatentShift:
 
     def shifts(self, target: Prunable, calibration: LatentSet) -> dict[str, Shifts]:
         """Both norms of each unit of each group. Errors as for `score`."""
-        dense = _finite(calibration.statistics(target))
-        groups = target.groups()
-        found = {group.name: Shifts(*torch.zeros(2, group.size, dtype=torch.float64)) for group in groups}
-        whole = {name: mask.detach() for name, mask in mask_of_ones(target).items()}
-        everything = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-        units = list(_units(groups, everything))
-        for number, (name, unit) in enumerate(units):
-            self.report(number / len(units), f"{name} [{unit}]")
-            mean, std = dense.shift(_without(target, calibration, whole, name, unit))
-            found[name].mean[unit], found[name].std[unit] = mean, std
-            _log.info("%s [%d]: mean shift %.6g, deviation shift %.6g", name, unit, mean, std)
+        dense = _finite(calibration.latents(target))
+        sizes = {group.name: group.size for group in target.groups()}
+        units = [f"{name} [{unit}]" for name, size in sizes.items() for unit in range(size)]
+        norms: list[tuple[float, float]] = []
+
+        def measure(each: Any) -> float:
+            unit = units[len(norms)]
+            self.report(len(norms) / len(units), unit)
+            norms.append(output_shifts(dense, calibration.latents(each)))
+            _log.info("%s: mean shift %.6g, deviation shift %.6g", unit, *norms[-1])
+            return _sum(*norms[-1])
+
+        measure_removals(target, measure)
+        parts = torch.tensor(norms, dtype=torch.float64).reshape(-1, 2).split(list(sizes.values()))
         self.report(1.0, "latent shift")
-        return found
+        return {name: Shifts(*part.T) for name, part in zip(sizes, parts, strict=True)}
 
     def floor(self, target: Prunable, calibration: LatentSet, seeds: Sequence[int]) -> tuple[float, float]:
         """Both norms between the whole model's latents of the calibration's seeds, and of as many other seeds.
@@ -165,7 +162,7 @@ class LatentShift:
         if len(seeds) != len(calibration.seeds) or set(seeds) & set(calibration.seeds):
             raise ValueError(f"the floor needs {len(calibration.seeds)} seeds that are not the calibration's")
         others = LatentSet(calibration.sample, tuple(seeds), calibration.batch_size)
-        return _finite(calibration.statistics(target)).shift(_finite(others.statistics(target)))
+        return output_shifts(_finite(calibration.latents(target)), _finite(others.latents(target)))
 
     def generations(self, groups: Sequence[UnitGroup], calibration: LatentSet) -> int:
         """Calls of the sampler that `score` makes; each runs the denoiser once a step."""
@@ -173,97 +170,13 @@ class LatentShift:
         return (1 + sum(group.size for group in groups)) * batches
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """A unit that greedy removal took.
-
-    Args:
-        group: name of its group.
-        unit: its index there.
-        mean: norm of the shift of the latents' mean against the whole model, with all that went before gone too.
-        std: likewise of their standard deviation.
-    """
-
-    group: str
-    unit: int
-    mean: float
-    std: float
+def _sum(mean: float, std: float) -> float:
+    """Both norms together; what is not finite is as far away as can be."""
+    return mean + std if isfinite(mean + std) else inf
 
 
-def remove_greedily(
-    target: Prunable, calibration: LatentSet, budget: Budget, report: Report = silent
-) -> tuple[Keep, list[Removal]]:
-    """Take away the unit whose loss, on top of those before, shifts the latents least, until the budget holds.
-
-    After every removal all that is left is scored again, so that two operators that stand in for each other do not both
-    go; that takes a generation of all latents for each pair of a removal and a unit that is left. Each group keeps its
-    `min_keep`. At last, units that still fit are put back, the last taken first.
-
-    Returns:
-        Which units stay, and the removals in their order.
-
-    Raises:
-        ValueError: the floors of the groups exceed the budget, or the whole model's latents are not finite.
-    """
-    groups = target.groups()
-    costs = {group.name: unit_costs(group, budget.cost) for group in groups}
-    keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-    amount, total = budget.amount(groups), _spent(costs, keep)
-    dense = _finite(calibration.statistics(target))
-    removals: list[Removal] = []
-    while (spent := _spent(costs, keep)) > amount * (1 + 1e-9):
-        report((total - spent) / (total - amount), f"{len(removals)} removed")
-        free = {g.name: keep[g.name] & (int(keep[g.name].sum()) > min(g.min_keep, g.size)) for g in groups}
-        best = _cheapest(target, calibration, dense, keep, list(_units(groups, free)))
-        if best is None:
-            raise ValueError(f"the groups' floors cost {spent:g}, more than the budget of {amount:g} {budget.cost}")
-        keep[best.group][best.unit] = False
-        removals.append(best)
-    for removal in reversed(removals):
-        if _spent(costs, keep) + float(costs[removal.group][removal.unit]) <= amount * (1 + 1e-9):
-            keep[removal.group][removal.unit] = True
-    report(1.0, f"{len(removals)} removed")
-    return keep, [removal for removal in removals if not keep[removal.group][removal.unit]]
-
-
-def _cheapest(
-    target: Prunable, calibration: LatentSet, dense: LatentStatistics, keep: Keep, units: Sequence[tuple[str, int]]
-) -> Removal | None:
-    """The unit without which, and without all that is gone, the latents are nearest to the whole model's."""
-    best: Removal | None = None
-    least = torch.inf
-    masks = {name: mask * keep[name].to(mask) for name, mask in mask_of_ones(target).items()}
-    masks = {name: mask.detach() for name, mask in masks.items()}
-    for name, unit in units:
-        mean, std = dense.shift(_without(target, calibration, masks, name, unit))
-        total = mean + std if mean + std == mean + std else torch.inf
-        if best is None or total < least:
-            best, least = Removal(name, unit, mean, std), total
-    return best
-
-
-def _without(
-    target: Prunable, calibration: LatentSet, masks: Mapping[str, Tensor], name: str, unit: int
-) -> LatentStatistics:
-    """Statistics of the latents where one unit more is hidden than `masks` hide."""
-    hidden = masks[name].clone()
-    hidden[unit] = 0
-    with target.masked({**masks, name: hidden}):
-        return calibration.statistics(target)
-
-
-def _units(groups: Sequence[UnitGroup], free: Keep) -> Iterator[tuple[str, int]]:
-    for group in groups:
-        for unit in free[group.name].nonzero()[:, 0].tolist():
-            yield group.name, unit
-
-
-def _spent(costs: Mapping[str, Tensor], keep: Keep) -> float:
-    return sum(float(cost[keep[name]].sum()) for name, cost in costs.items())
-
-
-def _finite(statistics: LatentStatistics) -> LatentStatistics:
-    wrong = int((~torch.isfinite(statistics.mean)).sum())
+def _finite(latents: Tensor) -> Tensor:
+    wrong = latents.numel() - int(torch.isfinite(latents).sum())
     if wrong:
-        raise ValueError(f"{wrong} of {statistics.mean.numel()} values of the whole model's latents are not finite")
-    return statistics
+        raise ValueError(f"{wrong} of {latents.numel()} values of the whole model's latents are not finite")
+    return latents

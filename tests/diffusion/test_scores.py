@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.noising import Noising
-from diffusion.scores import LatentSet, LatentShift, LatentStatistics, remove_greedily
+from diffusion.scores import LatentSet, LatentShift
 from diffusion.taylor import DiffPruning, InformativeSteps, PredictionLoss
 from secateur.allocation import Budget, allocate
+from secateur.greedy import Stage, prune_greedily
 from secateur.importance import Taylor
 from secateur.surgery import Network
 from secateur.surgery.cut import Block
 from secateur.units import Member, UnitGroup
-from tests.contracts import assert_deterministic, assert_exact_budget, assert_permutes, assert_scores_fit
+from tests.contracts import assert_deterministic, assert_permutes, assert_scores_fit
 
 SEEDS = tuple(range(12))
 
@@ -94,8 +95,7 @@ def test_the_order_of_the_seeds_does_not_count_and_the_same_seeds_shift_nothing(
     forth, back = LatentSet(sample, SEEDS), LatentSet(sample, SEEDS[::-1], batch_size=5)
     one, other = LatentShift().score(target, forth), LatentShift().score(target, back)
     torch.testing.assert_close(one["operators"], other["operators"], rtol=1e-6, atol=1e-6)
-    statistics = forth.statistics(target)
-    assert statistics.shift(forth.statistics(target)) == (0.0, 0.0)
+    assert forth.shift_from(target)(target) == 0
 
 
 def test_scores_permute_with_the_units_and_are_deterministic():
@@ -130,39 +130,36 @@ def test_the_floor_shrinks_with_more_latents():
         criterion.floor(target, LatentSet(sample, SEEDS), SEEDS)
 
 
-def test_greedy_removal_does_not_take_two_that_stand_in_for_each_other():
-    """Both of the first operators may go alone, but not together: each undoes the other."""
-    operators = only("operators", (1.0, 0.3, 0.2))
-    first, second = operators.module.operators[:2]
-    with torch.no_grad():
-        first.weight.copy_(-0.9 * torch.eye(4)), first.bias.fill_(0)
-        second.weight.copy_(9.0 * torch.eye(4)), second.bias.fill_(0)
-    latents = LatentSet(sample, SEEDS)
-    keep, removals = remove_greedily(operators, latents, Budget(limit=2))
-    assert_exact_budget(keep, operators.groups(), Budget(limit=2))
-    alone = LatentShift().score(operators, latents)["operators"]
-    assert [removal.unit for removal in removals] == [int(alone.argmin())]
-    whole, none = remove_greedily(operators, latents, Budget(share=1.0))
-    assert bool(whole["operators"].all()) and none == []
+def singles(gains: Sequence[float]) -> Network:
+    """Each operator a group of its own."""
+    whole = only("operators", gains)
+    blocks = {block.module: [block] for block in whole.blocks["operators"]}
+    rows = torch.arange(4)[None]
+    groups = [UnitGroup(name, 1, (Member(f"{name}.weight", 0, rows),), min_keep=0) for name in blocks]
+    return Network(whole.module, groups, blocks=blocks)
 
 
 def test_greedy_removal_scores_again_after_each_removal():
-    operators, latents = only("operators"), LatentSet(sample, SEEDS)
-    keep, removals = remove_greedily(operators, latents, Budget(limit=1))
-    assert [removal.unit for removal in removals] == [2, 1]
-    assert removals[0].mean == removals[0].std == 0
-    small = operators.cut(keep)
-    shift = latents.statistics(operators).shift(latents.statistics(small))
-    assert removals[1].mean == pytest.approx(shift[0], rel=1e-4)
-    with pytest.raises(ValueError, match="floors cost"):
-        remove_greedily(network(), latents, Budget(limit=0))
+    """Either of the first two operators may go alone, but not both: without one, the other turns the latents over."""
+    target, latents = singles((1.0, 1.0, 0.0)), LatentSet(sample, SEEDS)
+    first, second = target.module.operators[:2]
+    with torch.no_grad():
+        for operator, gain in ((first, -2.0), (second, -2.0)):
+            operator.weight.copy_(gain * torch.eye(4))
+            operator.bias.fill_(0)
+    small, steps = prune_greedily(target, [Stage(lambda group: True, 1, cost="units")], latents.shift_from(target))
+    assert [(step.group, step.measured) for step in steps] == [("operators.2", 0.0)]
+    _, steps = prune_greedily(target, [Stage(lambda group: True, 2, cost="units")], latents.shift_from(target))
+    alone = LatentShift().score(target, latents)
+    assert steps[1].measured == pytest.approx(min(float(alone[f"operators.{index}"]) for index in range(2)))
+    assert latents.shift_from(target)(small) == pytest.approx(0, abs=1e-5)
 
 
 def test_latents_that_are_not_finite():
     def broken(target: Any, seeds: Sequence[int]) -> Tensor:
         return sample(target, seeds) / 0
 
-    with pytest.raises(ValueError, match="4 of 4 values of the whole model's latents are not finite"):
+    with pytest.raises(ValueError, match="48 of 48 values of the whole model's latents are not finite"):
         LatentShift().score(network(), LatentSet(broken, SEEDS))
 
     def broken_without(target: Any, seeds: Sequence[int]) -> Tensor:
@@ -181,10 +178,9 @@ def test_bad_calibration():
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         LatentSet(sample, SEEDS, batch_size=0)
     with pytest.raises(ValueError, match="gave 1 latents for 12 seeds"):
-        LatentSet(lambda target, seeds: torch.zeros(1, 4), SEEDS).statistics(network())
+        LatentSet(lambda target, seeds: torch.zeros(1, 4), SEEDS).latents(network())
     with pytest.raises(ValueError, match="needs a LatentSet"):
         LatentShift().score(network())
-    assert LatentStatistics(torch.zeros(2), torch.ones(2)).shift(LatentStatistics(torch.ones(2), torch.ones(2)))[1] == 0
 
 
 def noising(steps: int = 10, prediction: str = "epsilon") -> Noising:
