@@ -36,7 +36,7 @@ class Plan:
 
 PLANS = {
     "fashion": Plan(
-        FASHION, "the 60,000 training images of Fashion-MNIST", (32, 64, 80, 80), (1, 2, 2, 1), 4500, 128, 4e-3, 0.04
+        FASHION, "the 60,000 training images of Fashion-MNIST", (24, 48, 64, 64), (1, 2, 2, 1), 3000, 128, 4e-3, 0.1
     ),
     "digits": Plan(DIGITS, "the 899 scikit-learn digits at even places", (32, 64, 64), (1, 2, 1), 1500, 128, 4e-3, 0.1),
 }
