@@ -5,7 +5,7 @@ from secateur.importance.combine import Product, RankMixture, Sampled
 from secateur.importance.curvature import Fisher, HessianDiagonal, HessianProduct, HessianTrace, MaskHessian
 from secateur.importance.gradient import MaskTaylor, Taylor
 from secateur.importance.magnitude import Lamp, Magnitude
-from secateur.importance.objective import Objective
+from secateur.importance.objective import Disturbed, Objective, Supervised
 from secateur.importance.perturbation import Ablation, Bonsai
 from secateur.importance.random import Random
 from secateur.importance.synaptic import GraSP, SynFlow
@@ -14,6 +14,7 @@ __all__ = [
     "Ablation",
     "ActivationAttention",
     "Bonsai",
+    "Disturbed",
     "Fisher",
     "GraSP",
     "HessianDiagonal",
@@ -28,6 +29,7 @@ __all__ = [
     "Random",
     "RankMixture",
     "Sampled",
+    "Supervised",
     "SynFlow",
     "Taylor",
     "Wanda",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from secateur.units import Prunable
 
@@ -25,6 +27,71 @@ class Objective(Protocol):
         batch by batch.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Supervised:
+    """The loss of a network on batches of inputs and what they should become: an `Objective`.
+
+    The target's module is in evaluation mode while a loss is computed, whatever its mode is.
+
+    Args:
+        batches: (inputs, targets) each; inputs are one argument of the target.
+        loss: (output, targets) -> number.
+    """
+
+    batches: Sequence[tuple[Any, Any]]
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
+
+    def losses(self, target: Any, /) -> Iterator[Tensor]:
+        """The loss of each batch."""
+        for inputs, wanted in self.batches:
+            with _evaluation(target):
+                loss = self.loss(target(inputs), wanted)
+            yield loss
+
+
+@dataclass(frozen=True, eq=False)
+class Disturbed:
+    """The mean squared error between outputs and the same outputs with noise: an `Objective` that needs no labels.
+
+    Disturbed Taylor importance of SlimSAM (Chen et al. 2024, arXiv 2312.05284): against its own outputs a network has
+    no gradient, so the noise, of a standard deviation of 0.01 in the released code, makes one. Its mean over the draws
+    is 0, and the mean of its square is 4 sigma^2 / n^2 times the diagonal of J^T J, n entries in an output: take
+    criteria that square batch by batch (`Taylor("square")`, `Fisher`), or as many batches as the paper has (1,000).
+
+    Args:
+        inputs: batches, one argument of the target each.
+        sigma: standard deviation of the noise; 0 makes all gradients 0.
+        seed: of the noise.
+    """
+
+    inputs: Sequence[Any]
+    sigma: float = 0.01
+    seed: int = 0
+
+    def losses(self, target: Any, /) -> Iterator[Tensor]:
+        """The loss of each batch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for inputs in self.inputs:
+            with _evaluation(target):
+                output = target(inputs)
+            noise = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+            yield functional.mse_loss(output, output.detach() + self.sigma * noise)
+
+
+@contextmanager
+def _evaluation(target: Any) -> Iterator[None]:
+    """Evaluation mode of the target's module, if it has one; then each layer is in the mode that it was in."""
+    module = getattr(target, "module", None)
+    training = [child for child in module.modules() if child.training] if isinstance(module, nn.Module) else []
+    for child in training:
+        child.training = False
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
 
 
 def required(calibration: Objective | None, criterion: object) -> Objective:
