@@ -130,7 +130,6 @@ def _weighted_norm(norm: nn.LayerNorm | nn.RMSNorm, x: Tensor, weights: Tensor) 
 @contextmanager
 def masked_block(module: nn.Module, block: Block, mask: Callable[[], Tensor]) -> Iterator[None]:
     """While the context is open, the block's output is drawn towards what the block would leave if it were cut out."""
-
     replacement = stand_in(module.get_submodule(block.module), block)
 
     def draw(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.surgery.layers import split_name
+from secateur.surgery.scatter import ScatterLinear
 from secateur.surgery.slim_attention import SlimAttention
 
 Leaves = Literal["nothing", "input", "empty", "pointwise"]
@@ -73,7 +74,8 @@ def kind_of(module: nn.Module) -> str:
     """The class name that the module had when it was dense."""
     if isinstance(module, Gone | Pointwise):
         return module.kind
-    return nn.MultiheadAttention.__name__ if isinstance(module, SlimAttention) else type(module).__name__
+    dense = {SlimAttention: nn.MultiheadAttention, ScatterLinear: nn.Linear}
+    return dense.get(type(module), type(module)).__name__
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -68,7 +68,9 @@ def test_cut_is_what_the_mask_hides(family: str, kind: Kind) -> None:
     for empty in (False, True):
         keep = some(target, empty=empty)
         assert any(not bool(mask.all()) for mask in keep.values())
-        assert_mask_equals_cut(target, keep, run(family), rtol=1e-5, atol=1e-5)
+        # Without norms, outputs may be hundreds.
+        largest = float(run(family)(target.cut(keep)).abs().max())
+        assert_mask_equals_cut(target, keep, run(family), rtol=1e-5, atol=1e-5 * max(1.0, largest))
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
