@@ -146,6 +146,8 @@ class HardConcrete(TrainableMask):
         zeta: upper end of the stretched interval, above 1.
         initial: first logit.
         seed: the same seed gives the same masks.
+        eps: added to u and to 1 - u, which holds the noise within log((1 + eps) / eps). 0 is the paper's; the penalty
+            counts as if it were 0, since probabilities that reach 1 have no gradient.
     """
 
     def __init__(
@@ -156,18 +158,21 @@ class HardConcrete(TrainableMask):
         zeta: float = 1.1,
         initial: float = 3.0,
         seed: int = 0,
+        eps: float = 0.0,
     ) -> None:
-        if not (beta > 0 and gamma < 0 and zeta > 1):
-            raise ValueError(f"beta > 0, gamma < 0 and zeta > 1 are needed, got {beta}, {gamma} and {zeta}")
+        if not (beta > 0 and gamma < 0 and zeta > 1 and eps >= 0):
+            raise ValueError(
+                f"beta > 0, gamma < 0, zeta > 1 and eps >= 0 are needed, got {beta}, {gamma}, {zeta} and {eps}"
+            )
         super().__init__(groups, initial)
-        self.beta, self.gamma, self.zeta = beta, gamma, zeta
+        self.beta, self.gamma, self.zeta, self.eps = beta, gamma, zeta, eps
         self.generator = torch.Generator().manual_seed(seed)
 
     def gate(self, logits: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
         if not self.training:
             return self._stretched(torch.sigmoid(logits))
         uniform = torch.rand(logits.shape, generator=self.generator, dtype=torch.float64).clamp_(1e-9, 1 - 1e-9)
-        noise = torch.logit(uniform).to(logits)
+        noise = torch.logit((uniform + self.eps) / (1 + 2 * self.eps)).to(logits)
         return self._stretched(torch.sigmoid((noise + logits) / self.beta))
 
     def probability(self, logits: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
