@@ -44,6 +44,15 @@ def test_equal_values_have_no_width() -> None:
     assert (interval.low, interval.mean, interval.high) == (2.5, 2.5, 2.5)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[0.3] * 5 + [0.1 + 0.2], [1e-300, 2e-300, 3e-300], [1e300, 2e300, -1e300], [0.0] * 19 + [1.0], [1.0, 2.0]],
+)
+def test_intervals_of_awkward_values_hold_the_mean(values: list[float]) -> None:
+    interval = mean_interval(values)
+    assert min(values) <= interval.low <= interval.mean <= interval.high <= max(values)
+
+
 def test_pairs_tell_apart_what_single_values_cannot() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = 30 + 5 * torch.randn(40, generator=generator, dtype=torch.float64)
