@@ -16,10 +16,10 @@ from networks import baseline, cost, peer, structured, unstructured
 from networks.models import KINDS
 from networks.pictures import draw_all
 from networks.settings import Settings
-from parts import Part, measure, names_of, read_results
+from parts import Job, Part, measure, names_of, read_results
 from peers import ROOT
 
-from secateur.console import console
+from secateur.console import Report, console
 from secateur.report.record import describe_machine
 
 SECTIONS = {
@@ -67,13 +67,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def forgiving(job: Job) -> Job:
+    """The job, with why it failed in the place of its rows where it did: one criterion must not end the others."""
+
+    def run(report: Report, folder: Path) -> dict[str, Any]:
+        try:
+            return job(report, folder)
+        except (ValueError, RuntimeError) as error:
+            return {"failed": str(error).partition("\n")[0], "rows": []}
+
+    return run
+
+
 def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
-    """The parts that the options name, without those that are held already."""
+    """The parts that the options name, without those whose figures are held already."""
     return [
-        Part(section, part, job)
+        Part(section, part, forgiving(job))
         for section in options.only
         for part, job in SECTIONS[section](settings).items()
-        if fnmatchcase(part, options.parts) and part not in held.get(section, {})
+        if fnmatchcase(part, options.parts) and "failed" in held.get(section, {}).get(part, {"failed": "not measured"})
     ]
 
 

@@ -61,7 +61,8 @@ def figure(path: Path, panels: int, title: str, sharey: bool = False) -> Iterato
             for line in panel.get_lines()
             if not str(line.get_label()).startswith("_")
         }
-        columns = min(len(lines), 6)
+        longest = max((len(label) for label in lines), default=0)
+        columns = max(1, min(len(lines), 130 // (longest + 6)))
         figure.legend(
             handles=list(lines.values()), loc="outside lower center", ncols=columns, frameon=False, fontsize=10
         )

@@ -27,7 +27,7 @@ HIGHLIGHTED = {
 """Methods with a colour and a name; all others are grey."""
 
 GREY = "#cbd2d9"
-SHADES = {"secateur": (OURS, "#65a30d", "#0891b2"), "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b")}
+SHADES = {"secateur": (OURS, "#65a30d", "#0891b2", "#2563eb"), "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b")}
 
 
 def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -53,8 +53,10 @@ def _accuracy_by_sparsity(results: dict[str, Any], section: str, key: str, how: 
         for panel, name in zip(panels, names, strict=True):
             methods = _of_network(results[section], name)
             for method in sorted(methods, key=lambda method: method in HIGHLIGHTED):
-                rows = [row for row in methods[method]["rows"] if row["allocation"] == _first(methods[method]["rows"])]
+                rows = _first_allocation(methods[method]["rows"])
                 points = _means(rows, "sparsity", key)
+                if not points:
+                    continue
                 color = HIGHLIGHTED.get(method, GREY)
                 width, order = (2.2, 3) if method in HIGHLIGHTED else (1.0, 2)
                 label = method if method in HIGHLIGHTED else "other criteria"
@@ -62,7 +64,8 @@ def _accuracy_by_sparsity(results: dict[str, Any], section: str, key: str, how: 
             _dense(panel, results, name)
             panel.set_title(name, fontsize=11)
             panel.set_xlabel("multiply-adds gone" if section == "structured" else "weights that are 0")
-            ticks(panel, sorted({x for x, _ in points}), lambda share: f"{share:.0%}")
+            sparsities = {row["sparsity"] for record in methods.values() for row in record["rows"]}
+            ticks(panel, sorted(sparsities), lambda share: f"{share:.0%}")
         panels[0].set_ylabel("accuracy")
 
 
@@ -106,8 +109,8 @@ def _of_network(section: dict[str, Any], name: str) -> dict[str, Any]:
     return {part.removeprefix(prefix): record for part, record in section.items() if part.startswith(prefix)}
 
 
-def _first(rows: list[dict[str, Any]]) -> str:
-    return rows[0]["allocation"]
+def _first_allocation(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["allocation"] == rows[0]["allocation"] and "failed" not in row]
 
 
 def _grouped(rows: Iterable[dict[str, Any]], key: str) -> dict[float, list[dict[str, Any]]]:

@@ -60,10 +60,20 @@ def _criterion(name: str, method: str, settings: Settings, report: Report, folde
                 scores = entrant.score(target, 1 - sparsity, seed)
                 seconds.append(time.perf_counter() - start)
             for allocation, allocator in _allocators(method, target, scores, settings, seed).items():
-                small = within_macs(target, partial(_cut, target, scores, allocator), (1 - sparsity) * whole)
+                cut = partial(_cut, target, scores, allocator)
                 facts = {"allocation": allocation, "sparsity": sparsity}
-                rows.append(facts | settings.judged(small.module, seed))
+                rows.append(facts | _row(target, cut, (1 - sparsity) * whole, seed, settings))
     return {"how": HOW, "seconds_to_score": min(seconds), "rows": rows}
+
+
+def _row(
+    target: Network, cut: Callable[[float], Network], limit: float, seed: int, settings: Settings
+) -> dict[str, Any]:
+    try:
+        small = within_macs(target, cut, limit)
+    except ValueError as error:
+        return {"seed": seed, "failed": str(error)}
+    return settings.judged(small.module, seed)
 
 
 def within_macs(target: Network, cut: Callable[[float], Network], limit: float) -> Network:
