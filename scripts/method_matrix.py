@@ -56,6 +56,7 @@ PLACES = {
     "secateur.schedules": SCHEDULES,
     "secateur.greedy": SCHEDULES,
     "secateur.mask_fit": MASKS,
+    "secateur.sparsity_adaptive": ALLOCATION,
     "secateur.allocation": ALLOCATION,
     "secateur.distortion": ALLOCATION,
     "secateur.ecoflap": ALLOCATION,
@@ -145,7 +146,19 @@ def page() -> str:
                 "| Method | What it does | Paper | Granularity | Needs | Where |",
             ]
             lines += ["|---|---|---|---|---|---|", *map(_row, members)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _by_paper(rows)) + "\n"
+
+
+def _by_paper(rows: list[Method]) -> list[str]:
+    """A table of the papers by arXiv number, each with the methods that cite it."""
+    cited: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for paper in row.papers:
+            if paper[0].isdigit():
+                cited.setdefault(paper, {})[f"`{row.name}`"] = None
+    lines = ["", "## Papers", "", "By arXiv number, with the methods above that cite them.", ""]
+    lines += ["| Paper | Methods |", "|---|---|"]
+    return lines + [f"| {_linked(paper)} | {', '.join(names)} |" for paper, names in sorted(cited.items())]
 
 
 def family_of(thing: Any, module: str) -> str | None:
@@ -250,11 +263,13 @@ def _file(module: str) -> list[Method]:
 
 
 def _row(method: Method) -> str:
-    papers = ", ".join(
-        f"[{paper}](https://arxiv.org/abs/{paper})" if paper[0].isdigit() else paper for paper in method.papers
-    )
+    papers = ", ".join(map(_linked, method.papers))
     cells = [f"`{method.name}`", _escaped(method.what), papers, method.granularity, method.needs, f"`{method.where}`"]
     return "| " + " | ".join(cell or "–" for cell in cells) + " |"  # noqa: RUF001
+
+
+def _linked(paper: str) -> str:
+    return f"[{paper}](https://arxiv.org/abs/{paper})" if paper[0].isdigit() else paper
 
 
 def _summary(text: str) -> str:

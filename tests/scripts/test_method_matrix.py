@@ -39,6 +39,15 @@ def test_the_committed_page_is_what_the_code_says(matrix: ModuleType) -> None:
     assert committed == matrix.page(), "docs/methods.md is out of date: run python scripts/method_matrix.py"
 
 
+def test_papers_are_listed_once_with_all_methods_that_cite_them(matrix: ModuleType) -> None:
+    section = matrix.page().split("## Papers")[1]
+    lines = [line for line in section.splitlines() if line.startswith("| [")]
+    papers = [line.split("]")[0] for line in lines]
+    assert papers == sorted(set(papers))
+    (wanda,) = (line for line in lines if "2306.11695" in line)
+    assert "`Wanda`" in wanda and "`LayerWanda`" in wanda
+
+
 def test_every_public_criterion_is_in_it(rows: dict[str, list[str]]) -> None:
     classes = [getattr(secateur.importance, name) for name in secateur.importance.__all__]
     for criterion in (thing for thing in classes if hasattr(thing, "score")):
