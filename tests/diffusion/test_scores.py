@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffusion.noising import Noising
 from diffusion.scores import LatentSet, LatentShift
 from diffusion.taylor import DiffPruning, InformativeSteps, PredictionLoss
+from diffusion.units import prunable
 from secateur.allocation import Budget, allocate
 from secateur.greedy import Stage, prune_greedily
 from secateur.importance import Taylor
@@ -17,6 +18,8 @@ from secateur.surgery import Network
 from secateur.surgery.cut import Block
 from secateur.units import Member, UnitGroup
 from tests.contracts import assert_deterministic, assert_permutes, assert_scores_fit
+from tests.diffusion.models import random_model
+from tests.diffusion.trajectories import trajectories
 
 SEEDS = tuple(range(12))
 
@@ -247,3 +250,15 @@ def test_bad_steps():
         InformativeSteps(loss, range(3), weights=torch.ones(2))
     with pytest.raises(ValueError, match="threshold must be"):
         InformativeSteps(loss, range(3), threshold=1.5)
+
+
+@pytest.mark.parametrize(("family", "kinds"), [("dit", ("attentions", "feed_forwards")), ("unet", ("stacks",))])
+def test_whole_blocks_of_a_real_denoiser_along_its_trajectory(family, kinds):
+    target, drawn = prunable(random_model(family), kinds), trajectories(family, count=4, steps=2)
+    latents = LatentSet(lambda network, seeds: drawn.sample(network.module, torch.tensor(seeds)), tuple(range(4)))
+    scores = LatentShift().score(target, latents)
+    assert_scores_fit(scores, target.groups())
+    assert all(bool((score > 0).all()) for score in scores.values())
+    name = target.groups()[0].name
+    keep = {group.name: torch.full((group.size,), group.name != name) for group in target.groups()}
+    assert latents.shift_from(target)(target.cut(keep)) == pytest.approx(float(scores[name][0]), rel=1e-3)
