@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from secateur.allocation import Budget, allocate_per_group
-from secateur.surgery.cost import count_bytes, count_params, measure_usage
+from secateur.surgery.cost import count_bytes, count_params
 from secateur.surgery.network import Network
 from secateur.units import Keep
 
@@ -54,8 +54,7 @@ class Plan:
 
 def measure(network: Network) -> Size:
     """The size of the network as it is. Works on the meta device, where nothing is computed."""
-    inputs = network.example_inputs
-    macs = None if inputs is None else round(measure_usage(network.module, inputs).macs)
+    macs = None if network.usage is None else round(network.usage.macs)
     return Size(count_params(network.module), count_bytes(network.module), macs)
 
 

@@ -196,7 +196,8 @@ def with_costs(
     """The groups with what removing one unit of each saves: "params", "bytes", and "macs" where the usage is known.
 
     Other costs that a group names (time, say) stay as they are. Multiply-adds between activations in a module go to the
-    groups whose units that module counts (attention's to its heads), and to those that remove it whole.
+    groups whose units that module counts (attention's to its heads), and to those that remove it whole. What a block
+    holds for others counts as used by them alone.
     """
     costed = []
     for group in groups:
