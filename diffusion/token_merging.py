@@ -115,6 +115,7 @@ def token_merging(
 ) -> Iterator[None]:
     """While the context is open, the self-attention of the largest token grids sees fewer tokens.
 
+    Token merging (Bolya and Hoffman 2023, arXiv 2303.17604): alike ones are averaged before it, and copied behind it.
     Tokens are compared as the attention gets them, behind the norm; the authors' code compares them in front of it.
 
     Args:

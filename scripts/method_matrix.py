@@ -24,7 +24,7 @@ import torch
 from secateur.files import replacing_file
 from secateur.masks import TrainableMask
 
-PACKAGES = ("secateur", "compress3d")
+PACKAGES = ("secateur", "compress3d", "diffusion")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 
 CRITERIA, MASKS, ALLOCATION, SCHEDULES = "Importance criteria", "Trainable masks", "Allocation", "Schedules"
@@ -41,6 +41,7 @@ FAMILIES = {
     "Surgery": "What removes units from a network.",
     "Evaluation": "Problems with a known answer, controls, reports.",
     "Splat scenes": "Methods of Gaussian splats that are none of the above.",
+    "Diffusion models": "Methods of diffusion models that are none of the above.",
     "Building blocks": "What the methods above are made of.",
 }
 
@@ -53,6 +54,9 @@ PLACES = {
     "compress3d.splats.compensation": RECOVERY,
     "compress3d.splats.sundae": RECOVERY,
     "compress3d": "Splat scenes",
+    "diffusion.train": RECOVERY,
+    "diffusion.lora": RECOVERY,
+    "diffusion": "Diffusion models",
     "secateur.schedules": SCHEDULES,
     "secateur.greedy": SCHEDULES,
     "secateur.mask_fit": MASKS,
@@ -89,6 +93,8 @@ DATA = {
     "Cameras": "views",
     "Photometric": "pictures",
     "Gram": "layer inputs",
+    "LatentSet": "generated latents",
+    "Trajectories": "trajectories",
 }
 NEEDS = {
     "calibration": "data",

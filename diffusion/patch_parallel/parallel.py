@@ -64,7 +64,9 @@ class Staleness:
 
 @contextmanager
 def patch_parallel(denoiser: nn.Module, staleness: Staleness | None = None, group: Any = None) -> Iterator[Traffic]:
-    """While the context is open, the ranks of a `torch.distributed` group share each call of `denoiser`.
+    """While the context is open, the ranks of a `torch.distributed` group share each call of `denoiser`, by rows.
+
+    DistriFusion (arXiv 2402.19481), or PCPP (arXiv 2412.02962) where `staleness.context` is given.
 
     Every rank runs the same sampler or pipeline from the same noise, and hands the whole latents in; each computes its
     rows, and each gets the whole prediction back. A new trajectory is known by its time steps, which begin high again.
