@@ -8,7 +8,8 @@ small = network.cut(mask.keep(Budget(share=0.5)))
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -139,13 +140,12 @@ class MaskFit(lightning.LightningModule):
         self.mask, self.loss, self.constraint = mask, loss, constraint
         self.kept, self.cost, self.rate, self.held_out = kept, cost, rate, held_out
         self._last = 1.0
-        self._thawed: list[Tensor] = []
 
     def training_step(self, batch: Any, step: int) -> Tensor:
         """The task's loss under the mask, and the constraint's term."""
         target = self._target[0]
         masks = self.mask()
-        with target.masked(masks):
+        with _frozen(target.tensors().values()), target.masked(masks):
             task = self.loss(target, batch)
         if self.constraint is None:
             return task
@@ -174,19 +174,18 @@ class MaskFit(lightning.LightningModule):
         """Adam over the mask's parameters."""
         return torch.optim.Adam(self.mask.parameters(), lr=self.rate)
 
-    def on_fit_start(self) -> None:
-        """Weights need no gradients while they stand still."""
-        leaves = [tensor for tensor in self._target[0].tensors().values() if tensor.requires_grad and tensor.is_leaf]
-        self._thawed = [tensor.requires_grad_(False) for tensor in leaves]
 
-    def on_fit_end(self) -> None:
-        """Weights require gradients again that did before."""
-        while self._thawed:
-            self._thawed.pop().requires_grad_(True)
-
-    def on_exception(self, exception: BaseException) -> None:
-        """As at the end."""
-        self.on_fit_end()
+@contextmanager
+def _frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """While the context is open, leaves require no gradients: the weights stand still."""
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    try:
+        for tensor in leaves:
+            tensor.requires_grad_(False)
+        yield
+    finally:
+        for tensor in leaves:
+            tensor.requires_grad_(True)
 
 
 def _check(share: float, weight: float) -> None:
