@@ -226,7 +226,7 @@ class _Pool:
 
     def __init__(self, scores: Scores, groups: Sequence[UnitGroup], budget: Budget) -> None:
         self.groups = groups
-        self.devices = [_checked(scores, group).device for group in groups]
+        self.devices = [checked_scores(scores, group).device for group in groups]
         self.scores = [scores[group.name].detach().cpu().double() for group in groups]
         self.costs = [unit_costs(group, budget.cost) for group in groups]
         self.kept = [topk_mask(s, min(g.min_keep, g.size)) for s, g in zip(self.scores, groups, strict=True)]
@@ -277,7 +277,8 @@ class _Pool:
         return {g.name: kept.to(d) for g, kept, d in zip(self.groups, self.kept, self.devices, strict=True)}
 
 
-def _checked(scores: Scores, group: UnitGroup) -> Tensor:
+def checked_scores(scores: Scores, group: UnitGroup) -> Tensor:
+    """The (size,) scores of the group; raises ValueError if they are missing, misshapen or NaN, naming the group."""
     if group.name not in scores:
         raise ValueError(f"no scores for group {group.name!r}; there are scores for {sorted(scores)}")
     value = scores[group.name]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from secateur.allocation import Budget, fill, unit_costs
+from secateur.allocation import Budget, checked_scores, fill, unit_costs
 from secateur.importance.objective import mask_of_ones
 from secateur.maths import order_by_score, topk_mask
 from secateur.solvers.knapsack import choose_by_multiplier, choose_options, integer_costs
@@ -131,7 +131,9 @@ class RateDistortion:
         """
         curves = [self._curve(group) for group in groups]
         costs = [
-            np.concatenate([[0.0], unit_costs(group, budget.cost)[order_by_score(scores[group.name].cpu())].cumsum(0)])
+            np.concatenate(
+                [[0.0], unit_costs(group, budget.cost)[order_by_score(checked_scores(scores, group).cpu())].cumsum(0)]
+            )
             for group in groups
         ]
         priced = [table[curve.counts.numpy()] for table, curve in zip(costs, curves, strict=True)]
@@ -193,9 +195,7 @@ def allocate_by_tables(
             raise ValueError(
                 f"group {group.name!r} needs a table of {group.size + 1} costs, for 0 to {group.size} units"
             )
-        if group.name not in scores or scores[group.name].shape != (group.size,):
-            raise ValueError(f"group {group.name!r} needs {group.size} scores")
-        if not bool(torch.isfinite(scores[group.name]).all()):
+        if not bool(torch.isfinite(checked_scores(scores, group)).all()):
             raise ValueError(f"scores of group {group.name!r} must be finite")
         best = scores[group.name].cpu().double().sort(descending=True).values.cumsum(0).numpy()
         worth = np.concatenate([[0.0], best])

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from secateur.allocation import UNITS, Budget, allocate
+from secateur.allocation import UNITS, Budget, allocate, checked_scores
 from secateur.selection import keep_top
 from secateur.units import Keep, Member, Scores, UnitGroup, check_keep
 
@@ -108,7 +108,7 @@ class NofM:
         count = min(self.m, math.floor(share * self.m * (1 + 1e-9)))
         if count < self.n:
             raise ValueError(f"a share of {share:g} keeps {count} of {self.m}; this granularity needs {self.n}")
-        return {group.name: keep_n_of_m(scores[group.name], count, self.m) for group in groups}
+        return {group.name: keep_n_of_m(checked_scores(scores, group), count, self.m) for group in groups}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from secateur.allocation import UNITS, Budget, allocate
-from secateur.maths import reject_nan
+from secateur.allocation import UNITS, Budget, allocate, checked_scores
 from secateur.units import Keep, Scores, UnitGroup
 
 _CHUNK = 1 << 20
@@ -31,7 +30,7 @@ def keep_top(scores: Scores, groups: Sequence[UnitGroup], budget: Budget) -> Kee
     """
     if budget.cost != UNITS or any(UNITS in group.cost for group in groups):
         return allocate(scores, groups, budget)
-    parts = [_checked(scores, group) for group in groups]
+    parts = [checked_scores(scores, group).detach() for group in groups]
     total = sum(group.size for group in groups)
     amount = budget.limit if budget.share is None else budget.share * total
     k = int(min(amount * (1 + 1e-9), total))  # type: ignore[operator]
@@ -110,13 +109,3 @@ def _keys(part: Tensor, floor: Tensor | None, wide: torch.dtype) -> Iterator[Ten
         if floor is not None:
             keys.masked_fill_(floor[start : start + _CHUNK], largest)
         yield keys
-
-
-def _checked(scores: Scores, group: UnitGroup) -> Tensor:
-    if group.name not in scores:
-        raise ValueError(f"no scores for group {group.name!r}; there are scores for {sorted(scores)}")
-    part = scores[group.name].detach()
-    if part.shape != (group.size,):
-        raise ValueError(f"scores of group {group.name!r} must be ({group.size},), got {tuple(part.shape)}")
-    reject_nan(part, f"scores of group {group.name!r}")
-    return part

@@ -215,7 +215,10 @@ def _check_cheapest(
         raise ValueError(f"there is no option of finite loss for {without}")
     least = sum(price.min() for price in possible)
     if least > capacity:
-        raise ValueError(f"the cheapest options cost {least:g} together, which a capacity of {capacity:g} cannot hold")
+        cheapest = {name: float(price.min()) for name, price in zip(names, possible, strict=True)}
+        raise ValueError(
+            f"the cheapest options cost {least:g} together, which a capacity of {capacity:g} cannot hold: {cheapest}"
+        )
 
 
 def _steepest(lost: NDArray[np.float64], price: NDArray[Any]) -> float:
