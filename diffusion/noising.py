@@ -32,7 +32,10 @@ class NoiseLoss:
 
 @dataclass(frozen=True)
 class VelocityLoss:
-    """The error of v = alpha noise - sigma latents (Salimans and Ho: progressive distillation, arXiv 2202.00512)."""
+    """The error of v = alpha noise - sigma latents (Salimans and Ho: progressive distillation, arXiv 2202.00512).
+
+    Noise that does not keep the variance (rectified flow) is scaled so that it does: alpha^2 + sigma^2 = 1.
+    """
 
     def of_latents(self, snr: Float[Tensor, " *N"]) -> Float[Tensor, " *N"]:
         """snr + 1."""

@@ -5,9 +5,11 @@ The folders are those of diffusers, so `UNet2DConditionModel.from_pretrained(fol
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -79,6 +81,17 @@ class _ImagePipeline(DiffusionPipeline):
     """Pictures are the latents: there is no autoencoder."""
 
     scheduler: Any
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """The pipeline in a folder of diffusers; arguments are those of `DiffusionPipeline.from_pretrained`.
+
+        It samples what the saved one did, bit for bit.
+        """
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for tensor in chain(pipeline.network.parameters(), pipeline.network.buffers()):
+            tensor.data = tensor.data.clone()  # mapped from a file it may lie where kernels round otherwise
+        return pipeline
 
     @property
     def network(self) -> Any:
