@@ -161,9 +161,13 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, out, height, width) of x (N, in, height, width), of the size that the larger convolution gives."""
+        return F.conv2d(self.centres(x), self.weight, self.bias)
+
+    def centres(self, x: Tensor) -> Tensor:
+        """The pixels that it reads, one for each pixel of the output."""
         (top, bottom), (left, right) = self.margins
-        x = x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
-        return F.conv2d(x, self.weight, self.bias, self.stride)
+        down, across = self.stride
+        return x[:, :, top : x.shape[2] - bottom : down, left : x.shape[3] - right : across]
 
 
 def has_pointwise(convolution: nn.Conv2d) -> bool:
