@@ -81,12 +81,12 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A small vision transformer (arXiv 2010.11929) over 7x7 overlapping patches, with the mean of the tokens read."""
+    """A small vision transformer (arXiv 2010.11929) over 5x5 overlapping patches, with the mean of the tokens read."""
 
-    def __init__(self, width: int = 64, depth: int = 4, heads: int = 8, hidden: int = 128) -> None:
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 8, hidden: int = 192) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(1, width, 7, 4, 3)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 49, width))
+        self.embed = nn.Conv2d(1, width, 8, 5, 1)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 25, width))
         self.blocks = nn.Sequential(*(TransformerBlock(width, heads, hidden) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CLASSES)

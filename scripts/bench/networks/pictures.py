@@ -60,7 +60,15 @@ def _accuracy_by_sparsity(results: dict[str, Any], section: str, key: str, how: 
                 color = HIGHLIGHTED.get(method, GREY)
                 width, order = (2.2, 3) if method in HIGHLIGHTED else (1.0, 2)
                 label = method if method in HIGHLIGHTED else "other criteria"
-                panel.plot(*zip(*points, strict=True), color=color, linewidth=width, zorder=order, label=label)
+                panel.plot(
+                    *zip(*points, strict=True),
+                    "o-",
+                    color=color,
+                    linewidth=width,
+                    markersize=3,
+                    zorder=order,
+                    label=label,
+                )
             _dense(panel, results, name)
             panel.set_title(name, fontsize=11)
             panel.set_xlabel("multiply-adds gone" if section == "structured" else "weights that are 0")

@@ -13,6 +13,7 @@ from parts import Job
 from networks.entrants import structured
 from networks.models import KINDS, example
 from networks.settings import Settings
+from networks.training import Labels
 from secateur.allocation import Allocator, Budget, allocate, allocate_knapsack, allocate_per_group
 from secateur.console import Report
 from secateur.distortion import RateDistortion, measure_curves
@@ -23,16 +24,18 @@ from secateur.units import Scores
 HOW = (
     "Sparsity is the share of the multiply-adds that is gone from the network that was really cut: the largest budget "
     "that leaves no more than the rest. 'global': all units compete by score; the other allocations are measured with "
-    "magnitude, the squared Taylor term and random scores only, since they ask how a budget is split, not by what: "
-    "the same share of each group, a knapsack of scores and multiply-adds, and RD-Prune's curves of output "
-    "distortion. Criteria see 256 training pictures, other ones for each seed; estimated Hessians take 4 probes, "
-    "SynFlow 20 rounds. Fine-tuning is 60 steps of 64 pictures with AdamW, in another order for each seed. Accuracy "
-    "is on test pictures. No batch norm is recalibrated before fine-tuning."
+    "magnitude and the squared Taylor term only, since they ask how a budget is split, not by what: the same share of "
+    "each group, a knapsack of scores and multiply-adds, and RD-Prune's curves of output distortion. Criteria see 256 "
+    "training pictures, other ones for each seed; estimated Hessians take 4 probes, SynFlow 20 rounds. Fine-tuning is "
+    "60 steps of 64 pictures with AdamW, in another order for each seed. Accuracy is on test pictures. No batch norm "
+    "is recalibrated before fine-tuning."
 )
-SPLIT_WITH = ("random", "magnitude", "Taylor, squared")
+SPLIT_WITH = ("magnitude", "Taylor, squared")
 """Criteria with which all allocations are measured."""
 
 BISECTIONS = 10
+CURVE_PICTURES = 128
+"""Training pictures that curves of distortion are measured on."""
 
 Allocators = dict[str, Allocator]
 
@@ -51,6 +54,7 @@ def _criterion(name: str, method: str, settings: Settings, report: Report, folde
     target, entrant = kind.units(network), structured(kind, settings)[method]
     whole = count_macs(network, example())
     rows, seconds = [], []
+    allocators: Allocators = {}
     for number, seed in enumerate(settings.seeds):
         scores: Scores | None = None
         for sparsity in settings.structured:
@@ -59,7 +63,8 @@ def _criterion(name: str, method: str, settings: Settings, report: Report, folde
                 start = time.perf_counter()
                 scores = entrant.score(target, 1 - sparsity, seed)
                 seconds.append(time.perf_counter() - start)
-            for allocation, allocator in _allocators(method, target, scores, settings, seed).items():
+                allocators = _allocators(method, target, scores, settings, seed)
+            for allocation, allocator in allocators.items():
                 cut = partial(_cut, target, scores, allocator)
                 facts = {"allocation": allocation, "sparsity": sparsity}
                 rows.append(facts | _row(target, cut, (1 - sparsity) * whole, seed, settings))
@@ -111,7 +116,8 @@ def _cut(target: Network, scores: Scores, allocator: Allocator, share: float) ->
 def _allocators(method: str, target: Network, scores: Scores, settings: Settings, seed: int) -> Allocators:
     if method not in SPLIT_WITH:
         return {"global": allocate}
-    curves = measure_curves(target, settings.calibration(seed, 256).outputs, scores, 4 if settings.quick else 10)
+    pictures = Labels(CURVE_PICTURES, CURVE_PICTURES, seed)
+    curves = measure_curves(target, pictures.outputs, scores, 2 if settings.quick else 8)
     return {
         "global": allocate,
         "per group": allocate_per_group,
