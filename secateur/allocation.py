@@ -148,11 +148,13 @@ def allocate_per_group(
     quotas = _quotas(pool, wanted)
     for index, quota in enumerate(quotas):
         pool.spend(quota, only=index)
+    spent = pool.spent
     while True:
-        remainders = [quota - spent for quota, spent in zip(quotas, pool.spent, strict=True)]
-        by_remainder = sorted(range(len(groups)), key=lambda index: -remainders[index])
-        if not any(pool.take_next(index) for index in by_remainder):
+        by_remainder = sorted(range(len(groups)), key=lambda index: spent[index] - quotas[index])
+        taken = next((index for index in by_remainder if pool.take_next(index, sum(spent))), None)
+        if taken is None:
             return pool.keep()
+        spent[taken] = pool.spent_on(taken)
 
 
 def allocate_knapsack(scores: Scores, groups: Sequence[UnitGroup], budget: Budget, cells: int = 10_000) -> Keep:
@@ -241,7 +243,10 @@ class _Pool:
 
     @property
     def spent(self) -> list[float]:
-        return [float(costs[kept].sum()) for costs, kept in zip(self.costs, self.kept, strict=True)]
+        return [self.spent_on(index) for index in range(len(self.groups))]
+
+    def spent_on(self, index: int) -> float:
+        return float(self.costs[index][self.kept[index]].sum())
 
     def spend(self, amount: float, only: int | None = None) -> None:
         """Take the best units, of all groups or of one, while the kept ones of those groups cost at most `amount`."""
@@ -262,9 +267,9 @@ class _Pool:
         for index, part in zip(chosen, kept.split([self.groups[index].size for index in chosen]), strict=True):
             self.kept[index] = part
 
-    def take_next(self, index: int) -> bool:
-        """Take the best unit of one group that still fits in the whole budget; False if there is none."""
-        left = self.amount - sum(self.spent)
+    def take_next(self, index: int, spent: float) -> bool:
+        """Take the best unit of one group that still fits in the whole budget, of which `spent` is gone."""
+        left = self.amount - spent
         candidates = (~self.kept[index]) & (self.costs[index] <= left)
         if not bool(candidates.any()):
             return False
