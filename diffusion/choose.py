@@ -1,0 +1,201 @@
+"""Which units of a model go, by a recipe: looked up and tried on the meta device, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import count
+
+import torch
+
+from diffusion.inputs import example_inputs
+from diffusion.models import Source, find
+from diffusion.plan import Plan, Size, measure, plan
+from diffusion.recipe import Budget, DiffusionRecipe
+from diffusion.units import prunable
+from secateur.allocation import Budget as Limit
+from secateur.allocation import allocate_per_group, unit_costs
+from secateur.recipe import RecipeFile
+from secateur.surgery.network import Network
+from secateur.units import Keep, Scores, UnitGroup
+
+_TRIES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a recipe may take units from.
+
+    Args:
+        source: the model.
+        network: it and its units on the meta device, with example inputs of one sample.
+        kinds: group name -> kind of its units.
+        groups: the units, with the recipe's floors.
+        size: of the model as it is.
+        expected: which units stay as far as that can be told before there are scores: exactly, where the recipe names
+            what goes; otherwise every group loses the same share.
+    """
+
+    source: Source
+    network: Network
+    kinds: Mapping[str, str]
+    groups: tuple[UnitGroup, ...]
+    size: Size
+    expected: Keep
+
+    def plan(self) -> Plan:
+        """The model before and after, as it is expected."""
+        return plan(self.network, self.expected)
+
+
+def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
+    """Find the model and its units, and try the budget out.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: a pattern matches nothing, a kind is absent, or the budget cannot be met: with the recipe's line.
+    """
+    recipe = file.recipe
+    with file.blaming("model", "id"):
+        source = find(recipe.model.id, recipe.model.component, recipe.model.revision)
+        module = source.on_meta()
+    units = recipe.units
+    kinds: dict[str, str] = {}
+    for index, kind in enumerate(units.kinds):
+        with file.blaming("units", "kinds", index):
+            for group in prunable(module, [kind], min_keep=units.min_keep).groups():
+                kinds.setdefault(group.name, kind)
+    for index, pattern in enumerate(units.modules if units.modules != ("*",) else ()):
+        with file.blaming("units", "modules", index):
+            prunable(module, units.kinds, modules=[pattern], min_keep=units.min_keep)
+    with file.blaming("units"):
+        tokens = source.architecture.text_tokens or 77
+        inputs = example_inputs(module, size=recipe.calibration.size, text_tokens=tokens)
+        network = prunable(module, units.kinds, inputs, modules=units.modules, min_keep=units.min_keep)
+    groups = _with_floors(file, network.groups())
+    target = Target(source, network, kinds, groups, measure(network), {})
+    if units.drop:
+        return replace(target, expected=dropped(file, target))
+    with file.blaming("budget"):
+        return replace(target, expected=choose_evenly(target, recipe))
+
+
+def choose_evenly(target: Target, recipe: DiffusionRecipe) -> Keep:
+    """Which units stay where none is worth more than another: every group loses the same share.
+
+    Raises:
+        ValueError: the budget cannot be met.
+    """
+    scores = {group.name: -torch.arange(group.size, dtype=torch.float32) for group in target.groups}
+    assert recipe.budget is not None
+    # Time is measured on loaded weights: until then, multiply-adds stand for it.
+    budget = replace(recipe.budget, allocator=allocate_per_group)
+    if budget.cost == "ms":
+        if budget.limit is not None:
+            return _everything(target.groups)
+        budget = replace(budget, cost="macs")
+    return choose(target, scores, budget)
+
+
+def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torch.Tensor] | None = None) -> Keep:
+    """Which units stay.
+
+    What units cost adds up where none lies within another. Where some do, the limit is lowered until the cut model
+    itself meets it.
+
+    Args:
+        target: the model and its units.
+        scores: group name -> (size,), the higher the better.
+        budget: how much goes.
+        ms: group name -> (size,) milliseconds of each unit, for a budget of time.
+
+    Raises:
+        ValueError: the budget cannot be met with the floors that there are.
+    """
+    if budget.by_kind:
+        keep: Keep = {}
+        for kind in dict.fromkeys(target.kinds.values()):
+            groups = [group for group in target.groups if target.kinds[group.name] == kind]
+            share = 1 - budget.by_kind.get(kind, 0.0)
+            if groups:
+                keep |= budget.allocator(scores, groups, Limit(share=share, cost=budget.cost))
+        return keep
+    groups = list(target.groups)
+    if budget.cost == "ms":
+        assert ms is not None, "a budget of time needs the units' times"
+        groups = [replace(group, cost={**group.cost, "ms": ms[group.name]}) for group in groups]
+    pool = sum(float(unit_costs(group, budget.cost).sum()) for group in groups)
+    whole = pool if budget.cost == "ms" else float(getattr(target.size, budget.cost))
+    gone = _gone(budget, whole, pool)
+    limit = pool - gone
+    for attempt in count():
+        if limit < 0:
+            raise ValueError(_too_much(budget, gone, whole, pool))
+        keep = budget.allocator(scores, groups, Limit(limit=limit, cost=budget.cost))
+        if budget.cost == "ms" or not target.network.blocks:
+            return keep
+        excess = float(getattr(measure(target.network.cut(keep)), budget.cost)) - (whole - gone)
+        if excess <= 1e-9 * whole or attempt == _TRIES:
+            return keep
+        limit -= excess
+    raise AssertionError("unreachable")
+
+
+def dropped(file: RecipeFile[DiffusionRecipe], target: Target) -> Keep:
+    """Which units stay where a recipe names whole modules that go.
+
+    Raises:
+        ValueError: a pattern names no such module: with the recipe's line.
+    """
+    keep = _everything(target.groups)
+    blocks = set(target.network.blocks)
+    for index, pattern in enumerate(file.recipe.units.drop):
+        hits = [name for name in keep if name in blocks and fnmatchcase(name, pattern)]
+        if not hits:
+            some = next(iter(blocks), None)
+            hint = f", such as {some!r}" if some else f": units.kinds {file.recipe.units.kinds} have none"
+            raise ValueError(
+                f"{file.place('units', 'drop', index)}pattern {pattern!r} matches none of {len(blocks)} modules that can "
+                f"go{hint}"
+            )
+        for name in hits:
+            keep[name] = torch.zeros_like(keep[name])
+    return keep
+
+
+def _gone(budget: Budget, whole: float, pool: float) -> float:
+    """What goes, in units of the cost."""
+    if budget.limit is not None:
+        gone = max(0.0, whole - budget.limit)
+    else:
+        assert budget.remove is not None
+        gone = budget.remove * (whole if budget.of == "model" else pool)
+    if gone > pool:
+        raise ValueError(_too_much(budget, gone, whole, pool))
+    return gone
+
+
+def _too_much(budget: Budget, gone: float, whole: float, pool: float) -> str:
+    return (
+        f"{gone:,.6g} of the model's {whole:,.6g} {budget.cost} cannot go: the units that may go have {pool:,.6g} "
+        f"({pool / whole:.1%}); ask for less, or allow more kinds and modules"
+    )
+
+
+def _with_floors(file: RecipeFile[DiffusionRecipe], groups: Sequence[UnitGroup]) -> tuple[UnitGroup, ...]:
+    floored = list(groups)
+    for pattern, floor in file.recipe.units.floors.items():
+        hits = [index for index, group in enumerate(groups) if fnmatchcase(group.name, pattern)]
+        if not hits:
+            raise ValueError(
+                f"{file.place('units', 'floors', pattern)}matches none of {len(groups)} groups, such as "
+                f"{groups[0].name!r}"
+            )
+        for index in hits:
+            floored[index] = replace(floored[index], min_keep=floor)
+    return tuple(floored)
+
+
+def _everything(groups: Sequence[UnitGroup]) -> Keep:
+    return {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}

@@ -1,0 +1,215 @@
+"""Clean latents with conditions: what losses, repair and recovery of a pruned model are computed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from diffusion.models import LoadedModel
+from diffusion.prompting import Rows, encoded_by
+from diffusion.trajectory import Trajectories
+from secateur.training import generator_at
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Latents and what the network is told of each.
+
+    Args:
+        latents: (N, ...) clean ones.
+        conditions: arguments by name, a row each.
+        null: those of "no prompt", a single row; None: the model has none.
+        shared: further arguments, the same for all.
+    """
+
+    latents: Float[Tensor, "N ..."]
+    conditions: Rows
+    null: Rows | None = None
+    shared: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, indices: Int64[Tensor, " batch"]) -> Samples:
+        """The samples at these places."""
+        return Samples(self.latents[indices], rows_at(self.conditions, indices), self.null, self.shared)
+
+    def arguments(self, device: torch.device) -> Rows:
+        """Everything that the network is told beside latents and time."""
+        return to_device({**(self.shared or {}), **self.conditions}, device)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleConditions:
+    """The conditions of samples for `diffusion.conditions.LatentBatches`, now and then replaced by those of no prompt.
+
+    Args:
+        samples: all of them.
+        drop: probability that a sample is trained without its prompt.
+    """
+
+    samples: Samples
+    drop: float = 0.1
+
+    def at(self, indices: Int64[Tensor, " batch"], generator: torch.Generator, /) -> dict[str, Any]:
+        """The network's arguments for these samples."""
+        dropped = torch.rand(len(indices), generator=generator) < self.drop
+        found = rows_at(self.samples.conditions, indices)
+        if self.samples.null is not None:
+            found = _replaced(found, self.samples.null, dropped)
+        return {**(self.samples.shared or {}), **found}
+
+
+class TrainingData(Protocol):
+    """Where clean latents come from."""
+
+    def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
+        """The latents, on the CPU.
+
+        Args:
+            model: the dense model.
+            trajectories: so many of them, as the recipe samples.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OwnSamples:
+    """What the dense model itself generates for the recipe's prompts: no data set is needed.
+
+    Args:
+        count: how many.
+        batch_size: how many at a time.
+    """
+
+    count: int = 64
+    batch_size: int = 16
+
+    def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
+        drawn = trajectories(self.count)
+        parts = [drawn.sample(model.network, part).cpu() for part in torch.arange(self.count).split(self.batch_size)]
+        return Samples(torch.cat(parts), dict(drawn.conditions), model.prompting.null(), drawn.shared)
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """The data that a demo model was trained on.
+
+    Args:
+        name: scikit-learn's digits, or Fashion-MNIST's training split.
+        count: how many, drawn at random; None: all.
+        seed: of which, and of prompts.
+    """
+
+    name: Literal["digits", "fashion"]
+    count: int | None = None
+    seed: int = 0
+
+    def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
+        from diffusion.demo.prompts import training_prompts
+        from diffusion.prompting import Classes
+        from secateur.datasets import digits, fashion_mnist
+
+        held = digits() if self.name == "digits" else fashion_mnist("train")
+        generator = generator_at(self.seed, 0)
+        chosen = held.subset(torch.randperm(len(held), generator=generator)[: self.count])
+        if isinstance(model.prompting, Classes):
+            asked = [str(label) for label in chosen.labels.tolist()]
+        else:
+            texts = [training_prompts(name) for name in chosen.classes]
+            drawn = torch.rand(len(chosen), generator=generator).tolist()
+            labels = chosen.labels.tolist()
+            asked = [texts[label][int(at * len(texts[label]))] for label, at in zip(labels, drawn, strict=True)]
+        prompting = model.prompting
+        return Samples(chosen.pixels(-1, 1), prompting.conditions(asked), prompting.null(), prompting.shared(None))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with captions, through the model's autoencoder.
+
+    A folder with `metadata.jsonl`, a line each: {"file_name": "a.jpg", "text": "a caption"}, as Hugging Face's image
+    folders have it.
+
+    Args:
+        folder: the folder.
+        side: pixels that the pictures' shorter side is resized to; the middle square is taken.
+        count: the first so many; None: all.
+        batch_size: pictures at a time.
+    """
+
+    folder: Path
+    side: int = 512
+    count: int | None = None
+    batch_size: int = 8
+
+    def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
+        """Raises ValueError for a model without an autoencoder, or a line that names no picture and caption."""
+        vae = getattr(model.pipeline, "vae", None)
+        if vae is None:
+            raise ValueError("pictures need a pipeline with an autoencoder")
+        entries = list(self._entries())[: self.count]
+        latents = []
+        for start in range(0, len(entries), self.batch_size):
+            paths = [path for path, _ in entries[start : start + self.batch_size]]
+            pixels = torch.stack([self._pixels(path) for path in paths])
+            latents.append(encoded_by(vae, pixels.to(vae.device)).cpu())
+        prompting = model.prompting
+        conditions = prompting.conditions([text for _, text in entries])
+        return Samples(torch.cat(latents), to_device(conditions, torch.device("cpu")), prompting.null())
+
+    def _entries(self) -> Iterator[tuple[Path, str]]:
+        listing = self.folder / "metadata.jsonl"
+        if not listing.is_file():
+            raise FileNotFoundError(f"{listing}: no such file; it names the pictures and their captions")
+        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                yield self.folder / entry["file_name"], str(entry["text"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{listing}:{number}: needs file_name and text ({error})") from error
+
+    def _pixels(self, path: Path) -> Float[Tensor, "3 side side"]:
+        from PIL import Image, ImageOps
+
+        with Image.open(path) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (self.side, self.side), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1)
+
+
+def rows_at(conditions: Mapping[str, Any], indices: Int64[Tensor, " batch"]) -> Rows:
+    """The rows of these samples, within mappings too."""
+    return {
+        name: rows_at(value, indices) if isinstance(value, Mapping) else value[indices]
+        for name, value in conditions.items()
+    }
+
+
+def to_device(conditions: Mapping[str, Any], device: torch.device) -> Rows:
+    """The same with all tensors on a device."""
+    moved: Rows = {}
+    for name, value in conditions.items():
+        if isinstance(value, Mapping):
+            moved[name] = to_device(value, device)
+        else:
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+    return moved
+
+
+def _replaced(rows: Rows, null: Rows, dropped: Tensor) -> Rows:
+    found: Rows = {}
+    for name, value in rows.items():
+        if isinstance(value, Mapping):
+            found[name] = _replaced(dict(value), null[name], dropped)
+        else:
+            where = dropped.reshape(-1, *([1] * (value.dim() - 1)))
+            found[name] = torch.where(where, null[name].to(value), value) if name in null else value
+    return found

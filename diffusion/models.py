@@ -1,0 +1,269 @@
+"""Finding a diffusion model: a folder, a demo model, a repository of the hub, or a configuration and random weights.
+
+Only safetensors are read. Weights that do not fit the configuration are an error, never filled up with random ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from diffusion import architectures
+from diffusion.architectures import Architecture
+from diffusion.demo import MODELS
+from diffusion.prompting import Prompting, prompting_alone, prompting_of
+from diffusion.saving import MANIFEST, PrunedPipeline, load_network, read_manifest
+from secateur.surgery.cut import Cuts, cut_module
+from secateur.surgery.manifest import cuts_from_json
+from secateur.training.seeding import seeded
+
+COMPONENTS = ("unet", "transformer")
+"""What the part of a pipeline that denoises is called."""
+
+CONFIG, PIPELINE = "config.json", "model_index.json"
+
+PUBLISHED: Mapping[str, Architecture] = {
+    "CompVis/stable-diffusion-v1-4": architectures.SD_1_5,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": architectures.SD_1_5,
+    "stabilityai/stable-diffusion-2-1": architectures.SD_2_1,
+    "stabilityai/stable-diffusion-xl-base-1.0": architectures.SDXL,
+    "stabilityai/stable-diffusion-3-medium-diffusers": architectures.SD_3_MEDIUM,
+    "facebook/DiT-XL-2-256": architectures.DIT_XL_2,
+    "black-forest-labs/FLUX.1-dev": architectures.FLUX_DEV,
+    "black-forest-labs/FLUX.1-schnell": architectures.FLUX_SCHNELL,
+}
+"""Repositories whose network can be planned without a download."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A denoising network, and what it takes to make pictures.
+
+    Args:
+        name: of the model, for people.
+        component: what its pipeline calls it.
+        network: of diffusers.
+        scheduler: of diffusers.
+        prompting: what it is told, and how latents become pictures.
+        pipeline: what it is a part of; None where it came alone.
+        cuts: what was cut from it before; None: nothing.
+    """
+
+    name: str
+    component: str
+    network: nn.Module
+    scheduler: Any
+    prompting: Prompting
+    pipeline: Any = None
+    cuts: Cuts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model is.
+
+    Args:
+        id: as the recipe has it.
+        folder: where it lies; None: in a repository.
+        component: folder of the denoising part; "" where the folder is that part.
+        architecture: its configuration.
+    """
+
+    id: str
+    folder: Path | None
+    component: str
+    architecture: Architecture
+
+    @property
+    def manifest(self) -> Path | None:
+        """Of what was cut from the network before; None where it is dense."""
+        if self.folder is None or self.folder.is_file():
+            return None
+        path = self.folder / self.component / MANIFEST
+        return path if path.is_file() else None
+
+    def on_meta(self) -> nn.Module:
+        """The network as it is, without its weights."""
+        network = self.architecture.build("meta")
+        if self.manifest is None:
+            return network
+        cuts = cuts_from_json(read_manifest(self.manifest.parent), network, self.manifest)
+        return cut_module(network, cuts).eval()
+
+
+def find(id: str, component: str | None = None, revision: str | None = None) -> Source:
+    """Look a model up, without its weights; of repositories in `PUBLISHED`, without a download.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing can be downloaded.
+        ValueError: it has no denoising part, or not the one that is asked for.
+    """
+    folder = next((path for path in (Path(id), MODELS / id) if path.exists()), None)
+    if folder is None:
+        if id in PUBLISHED:
+            kind = PUBLISHED[id].kind
+            return Source(id, None, component or ("unet" if kind.startswith("UNet") else "transformer"), PUBLISHED[id])
+        return _find_repository(id, component, revision)
+    if folder.is_file():
+        return Source(id, folder, "", _architecture(folder))
+    if not (folder / PIPELINE).is_file():
+        if component is not None and (folder / component / CONFIG).is_file():
+            return Source(id, folder, component, _architecture(folder / component / CONFIG))
+        return Source(id, folder, "", _architecture(folder / CONFIG))
+    wanted = COMPONENTS if component is None else (component,)
+    found = [name for name in wanted if (folder / name / CONFIG).is_file()]
+    if not found:
+        parts = sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
+        raise ValueError(f"{folder}: no component {' or '.join(wanted)} with a {CONFIG}; it has {parts}")
+    return Source(id, folder, found[0], _architecture(folder / found[0] / CONFIG))
+
+
+def load_model(
+    id: str,
+    component: str | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    random_weights: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LoadedModel:
+    """Load a model with its pipeline, if it has one.
+
+    Args:
+        id: see `find`.
+        component: which part of a pipeline denoises; None: the one that it has.
+        revision: of a repository.
+        variant: of the weights' files.
+        random_weights: take the configuration alone; the weights are random, of seed 0.
+        dtype: of the weights.
+        device: where to.
+
+    Raises:
+        FileNotFoundError: as for `find`.
+        ValueError: as for `find`; there are no safetensors, or the weights do not fit the configuration.
+    """
+    source = find(id, component, revision)
+    if random_weights:
+        return _random(source, dtype, device)
+    if source.folder is not None and source.folder.is_file():
+        raise ValueError(f"{source.folder}: a configuration has no weights; set random_weights to take random ones")
+    try:
+        return _loaded(source, {"revision": revision, "variant": variant}, dtype, device)
+    except (OSError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{source.folder or id}: cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str) -> LoadedModel:
+    common: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    cuts, networks = None, {}
+    if source.manifest is not None:
+        pruned = load_network(source.manifest.parent)
+        cuts, networks[source.component] = pruned.cuts, pruned.module.to(dtype)
+    if source.folder is not None and not (source.folder / PIPELINE).is_file():
+        kind, subfolder = _class(source.architecture.kind), source.component or None
+        network = networks.get(source.component)
+        network = kind.from_pretrained(source.folder, subfolder=subfolder, **common) if network is None else network
+        return _alone(source, network.eval().to(device), cuts)
+    if source.folder is None:
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+        of_hub = {name: value for name, value in options.items() if value}
+        pipeline = DiffusionPipeline.from_pretrained(source.id, **common, **of_hub)
+    else:
+        pipeline = PrunedPipeline.from_pretrained(source.folder, **networks, **common)
+    pipeline = pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    network = getattr(pipeline, source.component).eval()
+    return LoadedModel(source.id, source.component, network, pipeline.scheduler, prompting_of(pipeline), pipeline, cuts)
+
+
+def _random(source: Source, dtype: torch.dtype, device: torch.device | str) -> LoadedModel:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)  # built in float32 first, a large network would take its memory twice
+        with seeded(0, torch.device("cpu")):
+            network = source.architecture.build("cpu")
+    finally:
+        torch.set_default_dtype(before)
+    return _alone(source, network.to(dtype).to(device))
+
+
+def _alone(source: Source, network: nn.Module, cuts: Cuts | None = None) -> LoadedModel:
+    """A network without a pipeline, with the scheduler that most of its kind are trained for."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    kind = source.architecture.kind
+    flows = any(name in kind for name in ("SD3", "Flux"))
+    scheduler = (
+        FlowMatchEulerDiscreteScheduler()
+        if flows
+        else DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    )
+    prompting = prompting_alone(network, source.architecture.text_tokens or 77)
+    component = source.component or ("unet" if kind.startswith("UNet") else "transformer")
+    return LoadedModel(source.id, component, network, scheduler, prompting, cuts=cuts)
+
+
+def _architecture(path: Path) -> Architecture:
+    """The network that a `config.json` describes."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, so {path.parent} is no model of diffusers")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    return _from_config(config, str(path))
+
+
+def _from_config(config: Any, where: str) -> Architecture:
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"{where}: no _class_name, so no configuration of diffusers")
+    _class(kind)
+    plain = {name: value for name, value in config.items() if not name.startswith("_")}
+    return Architecture(kind, plain, text_tokens=_text_tokens(plain))
+
+
+def _text_tokens(config: Mapping[str, Any]) -> int:
+    """Of the pipelines that such networks come in; 16 are those of the packaged sentence encoder."""
+    if config.get("cross_attention_dim") == 384:
+        return 16
+    return 77 if config.get("cross_attention_dim") or config.get("joint_attention_dim") else 0
+
+
+def _class(kind: str) -> Any:
+    import diffusers
+
+    found = getattr(diffusers, kind, None)
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        raise ValueError(f"diffusers has no network {kind!r}")
+    return found
+
+
+def _find_repository(id: str, component: str | None, revision: str | None) -> Source:
+    """The configuration of a repository's denoising part: a small download."""
+    from huggingface_hub import hf_hub_download
+
+    reasons = []
+    for name in COMPONENTS if component is None else (component,):
+        try:
+            path = Path(hf_hub_download(id, f"{name}/{CONFIG}", revision=revision))
+            return Source(id, None, name, _architecture(path))
+        except Exception as error:
+            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    raise FileNotFoundError(
+        f"{id}: no folder, none of the demo models {sorted(_demo_models())}, and no repository that could be read "
+        f"({'; '.join(reasons)})"
+    )
+
+
+def _demo_models() -> list[str]:
+    return [entry.name for entry in MODELS.iterdir() if entry.is_dir()] if MODELS.is_dir() else []

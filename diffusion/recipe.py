@@ -1,0 +1,316 @@
+"""What a recipe for pruning a diffusion model holds: short YAML, typed, checked before anything is loaded.
+
+    model: {id: fashion-unet}
+    units: {kinds: [heads, neurons]}
+    criterion: {class_path: diffusion.masks.EcoDiff, init_args: {steps: 400}}
+    budget: {remove: 0.2}
+    calibration: {count: 64, steps: 10}
+    output: out/fashion-unet-ecodiff-20
+
+`secateur.recipe.read_recipe(path, DiffusionRecipe)` reads it, `diffusion.prune.prune` does what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion.data import OwnSamples, TrainingData
+from diffusion.noising import Weighting
+from diffusion.units import Kind
+from secateur.allocation import Allocator, allocate
+from secateur.recovery.refit import ObsRefit
+from secateur.units import Criterion
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Cost = Literal["params", "macs", "bytes", "ms"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model is pruned.
+
+    Args:
+        id: a folder (a pipeline of diffusers, a single component, or what secateur saved) or a `config.json`, the name
+            of a demo model ("fashion-unet"), or a repository of the Hugging Face hub. Looked for in this order.
+        component: which part of a pipeline denoises; None: `unet` or `transformer`, whichever it has.
+        revision: of the repository.
+        variant: of the weights' files ("fp16").
+        random_weights: take the configuration alone, and random weights: to try a recipe out, or to measure speed.
+        dtype: of the weights.
+        device: where the model runs; None: a GPU where there is one.
+    """
+
+    id: str
+    component: Literal["unet", "transformer"] | None = None
+    revision: str | None = None
+    variant: str | None = None
+    random_weights: bool = False
+    dtype: Dtype = "float32"
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Units:
+    """What may go.
+
+    Args:
+        kinds: see `diffusion.units.Kind`.
+        modules: patterns over names of modules; units below one that matches may go, others stay.
+        min_keep: the fewest units of a layer that stay; 0 lets a layer lose all.
+        floors: pattern over names of groups -> the fewest units of each that stay, in place of `min_keep`.
+        drop: patterns over names of whole modules that go, whatever they are worth. Then there is neither a criterion
+            nor a budget.
+
+    Raises:
+        ValueError: there are no kinds or patterns, or a floor is negative.
+    """
+
+    kinds: tuple[Kind, ...] = ("heads", "neurons")
+    modules: tuple[str, ...] = ("*",)
+    min_keep: int = 1
+    floors: Mapping[str, int] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.kinds or not self.modules:
+            raise ValueError("units need at least one kind and one module pattern")
+        if self.min_keep < 0 or any(floor < 0 for floor in self.floors.values()):
+            raise ValueError(f"floors must not be negative, got {self.min_keep} and {dict(self.floors)}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes.
+
+    Args:
+        remove: share, 0 to 1, of the cost that goes.
+        limit: the most that the model may cost afterwards, in units of the cost (milliseconds of "ms").
+        cost: "params", "bytes", "macs", or "ms": time measured on this machine, in a forward of the calibration's
+            batch.
+        of: what `remove` is a share of: the whole "model", or the "units" that may go.
+        by_kind: kind -> share of the cost of its units that goes; kinds do not compete then.
+        allocator: which units of all, given their scores; any function of `secateur.allocation`.
+
+    Raises:
+        ValueError: not exactly one of `remove`, `limit` and `by_kind` is given, or a share is out of range.
+    """
+
+    remove: float | None = None
+    limit: float | None = None
+    cost: Cost = "params"
+    of: Literal["model", "units"] = "model"
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+    allocator: Allocator = allocate
+
+    def __post_init__(self) -> None:
+        if [self.remove is not None, self.limit is not None, bool(self.by_kind)].count(True) != 1:
+            raise ValueError("a budget is one of remove, limit and by_kind")
+        shares = [self.remove or 0.0, *self.by_kind.values()]
+        if not all(0 <= share < 1 for share in shares):
+            raise ValueError(f"shares that go must be at least 0 and below 1, got {shares}")
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit must be above 0, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What importance is measured on.
+
+    Args:
+        prompts: what is asked for, again and again until there are `count`; a class label a line for models of classes.
+            Empty: every class, or what the model comes with.
+        prompts_file: the same, a line each, beside `prompts`.
+        count: how many trajectories, or latents.
+        steps: of the sampler.
+        guidance: classifier-free guidance scale; 1: none.
+        scheduler: path of a scheduler's class, such as `diffusers.EulerDiscreteScheduler`; None: the model's own.
+        scheduler_options: replace settings of its configuration.
+        step_options: further arguments of its `step`: {eta: 1.0}.
+        batch_size: samples at a time.
+        size: height and width of the latents; None: the model's own.
+        data: clean latents, for criteria that look through a loss, for repair and for recovery.
+        timesteps: time steps at which such a loss is taken, evenly spread.
+        threshold: Diff-Pruning's: time steps whose loss is a smaller share of the largest are left out; 0 takes all.
+        seed: of all that is random.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    prompts: tuple[str, ...] = ()
+    prompts_file: Path | None = None
+    count: int = 64
+    steps: int = 20
+    guidance: float = 1.0
+    scheduler: str | None = None
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    step_options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 16
+    size: int | None = None
+    data: TrainingData = field(default_factory=OwnSamples)
+    timesteps: int = 16
+    threshold: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.count, self.steps, self.batch_size, self.timesteps, self.size or 1)
+        if min(numbers) < 1 or not 0 <= self.threshold < 1 or self.seed < 0:
+            raise ValueError(
+                "count, steps, batch_size, timesteps and size of at least 1, a threshold in [0, 1) and a seed of at "
+                f"least 0 are needed, got {numbers}, {self.threshold} and {self.seed}"
+            )
+
+
+@dataclass(frozen=True)
+class Distil:
+    """What the dense model teaches (BK-SDM, arXiv 2305.15798, has all three of weight 1).
+
+    Args:
+        outputs: weight of the difference of the outputs.
+        blocks: weight of the difference of what the blocks give.
+        task: weight of the loss on the data.
+    """
+
+    outputs: float = 1.0
+    blocks: float = 0.0
+    task: float = 1.0
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Low-rank updates instead of whole weights; they are merged in the end.
+
+    Args:
+        rank: of the updates.
+        alpha: their scale is alpha / rank.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How what is left is trained.
+
+    Args:
+        steps: optimiser steps; 0: none.
+        batch_size: samples of a step.
+        rate: learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps in which the rate grows; it then falls as a cosine, or stays with `constant`.
+        constant: whether the rate stays.
+        ema: decay of the average of the weights that is kept; None: the weights themselves.
+        clip_norm: greatest norm of the gradient.
+        drop: share of the samples that are trained without their prompt.
+        weighting: of the time steps; None: the error of what the model predicts.
+        distil: what the dense model teaches; None: nothing.
+        adapters: None: all weights are trained.
+        validate_every: steps between validations, on a tenth of the data; the best weights are kept. None: no
+            validation.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    steps: int = 0
+    batch_size: int = 16
+    rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: int = 0
+    constant: bool = False
+    ema: float | None = None
+    clip_norm: float | None = 1.0
+    drop: float = 0.1
+    weighting: Weighting | None = None
+    distil: Distil | None = None
+    adapters: Adapters | None = None
+    validate_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or not self.rate > 0 or self.warmup < 0 or not 0 <= self.drop <= 1:
+            raise ValueError(
+                "steps and warmup of at least 0, batch_size of at least 1, a rate above 0 and drop in [0, 1] are "
+                f"needed, got {self.steps}, {self.warmup}, {self.batch_size}, {self.rate} and {self.drop}"
+            )
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How the result is measured, against the dense model on the same seeds.
+
+    Args:
+        samples: how many; 0: only sizes and times.
+        steps: of the sampler; None: as in calibration.
+        guidance: None: as in calibration.
+        prompts: None: as in calibration.
+        first_seed: samples have this seed and the next ones, none of which calibration sees.
+        batch_size: samples at a time.
+        shown: pictures of each model on the page.
+        repeats: timed forwards.
+        judge: network whose features distances are taken on, and which tells classes, with real pictures of the same:
+            those of the demo models; None: no distances.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    samples: int = 16
+    steps: int | None = None
+    guidance: float | None = None
+    prompts: tuple[str, ...] | None = None
+    first_seed: int = 1_000_000
+    batch_size: int = 16
+    shown: int = 16
+    repeats: int = 5
+    judge: Literal["digits", "fashion"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or min(self.batch_size, self.shown, self.repeats) < 1:
+            raise ValueError(
+                "samples of at least 0, and batch_size, shown and repeats of at least 1 are needed, got "
+                f"{self.samples}, {self.batch_size}, {self.shown} and {self.repeats}"
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """A whole run: what is pruned, by what, how far, how it is mended, measured and where it goes.
+
+    Args:
+        model: which model.
+        units: what may go.
+        criterion: scores units: a class of `secateur.importance`, `diffusion.masks.EcoDiff`,
+            `diffusion.scores.LatentShift`, `diffusion.taylor.DiffPruning`, or one of your own.
+        budget: how much goes.
+        calibration: what importance is measured on.
+        repair: least-squares update of the layers that read cut units; None: none.
+        recovery: training.
+        evaluation: how the result is measured.
+        output: folder of the result; the command's `-o` overrides it.
+
+    Raises:
+        ValueError: there is neither a criterion with a budget nor something to drop, or both; a kind of `by_kind` is
+            none of the units'.
+    """
+
+    model: Model
+    units: Units = field(default_factory=Units)
+    criterion: Criterion | None = None
+    budget: Budget | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    repair: ObsRefit | None = None
+    recovery: Recovery = field(default_factory=Recovery)
+    evaluation: Judging = field(default_factory=Judging)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        scored = self.criterion is not None and self.budget is not None
+        if bool(self.units.drop) == scored or (self.criterion is None) != (self.budget is None):
+            raise ValueError("a recipe needs a criterion and a budget, or units.drop, and not both")
+        unknown = sorted(set(self.budget.by_kind if self.budget else ()) - set(self.units.kinds))
+        if unknown:
+            raise ValueError(f"budget.by_kind names {unknown[0]!r}, which is none of units.kinds {self.units.kinds}")
