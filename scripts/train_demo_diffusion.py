@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from diffusion.conditions import ClassLabels, ClassPrompts, Conditions, LatentBatches
 from diffusion.demo import MODELS, cards, networks
@@ -193,15 +194,16 @@ def measure(job: Job, pipeline: Pipeline, shipped: Pipeline) -> tuple[list[Row],
 
 
 def grid(pipeline: Pipeline, names: Sequence[str], each: int = 10) -> Image.Image:
-    """A row a class, guidance 2, on the seeds from 0."""
+    """A row a class, on the seeds from 0."""
     asked: Sequence[Any] = plain_prompts(names) if isinstance(pipeline, TextToImage) else range(len(names))
     of_rows = [one for one in asked for _ in range(each)]
-    images = pipeline(of_rows, num_inference_steps=20, guidance_scale=2.0, output_type="pt")
+    images = pipeline(of_rows, num_inference_steps=20, output_type="pt")
     assert isinstance(images, torch.Tensor)
+    images = functional.pad(images, (1, 1, 1, 1), value=0.3)
     height, width = images.shape[-2:]
     sheet = images.reshape(len(names), each, height, width).transpose(1, 2).reshape(len(names) * height, each * width)
     picture = Image.fromarray((sheet * 255).round().to(torch.uint8).numpy())
-    scale = max(1, round(280 / (each * width)))
+    scale = max(1, 500 // picture.width)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 

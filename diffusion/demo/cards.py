@@ -89,13 +89,13 @@ class Card:
             fill(self._training(), 120),
             fill(self._judging(), 120),
             self._table(),
-            "Ten samples of each class, guidance 2, 20 steps, seeds from 0, not chosen:",
+            "Ten samples of each class, 20 steps, seeds from 0, not chosen:",
             "![samples](samples.png)",
         ]
         return "\n\n".join(paragraphs) + "\n"
 
     def _code(self) -> str:
-        call = f"pipeline({self.example}, seeds=[0, 1], num_inference_steps=20, guidance_scale=2.0)"
+        call = f"pipeline({self.example}, seeds=[0, 1], num_inference_steps=20)"
         function = self.name.replace("-", "_")
         return f"```python\nfrom diffusion import demo\n\npipeline = demo.{function}()\npictures = {call}\n```"
 
