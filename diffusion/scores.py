@@ -9,21 +9,20 @@ Units are independent of one another in the paper; `LatentSet.shift_from` scores
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffusion.shift_record import ShiftRecord
 from secateur.console import Report, silent
 from secateur.importance.perturbation import measure_removals, output_shifts
 from secateur.units import Prunable, Scores, UnitGroup
-
-_log = logging.getLogger(__name__)
 
 
 class LatentSource(Protocol):
@@ -119,16 +118,20 @@ class LatentShift:
     A score below `floor` tells nothing: that much two sets of latents of the whole model differ.
 
     Args:
+        record: JSON file that both norms of each unit are written to as soon as they are known; a run that was killed
+            goes on from there. None: nowhere.
         report: told the share done and the unit, such as `secateur.console.progress_bar` gives.
     """
 
+    record: Path | None = None
     report: Report = field(default=silent, repr=False, compare=False)
 
     def score(self, target: Prunable, calibration: LatentSet | None = None) -> Scores:
         """(size,) scores of each group; infinite for a unit without which the latents are not finite.
 
         Raises:
-            ValueError: there is no calibration, or the whole model's latents are not finite.
+            ValueError: there is no calibration, the whole model's latents are not finite, or the record is of another
+                model or calibration.
         """
         if calibration is None:
             raise ValueError("LatentShift needs a LatentSet as its calibration, got None")
@@ -139,17 +142,19 @@ class LatentShift:
         dense = _finite(calibration.latents(target))
         sizes = {group.name: group.size for group in target.groups()}
         units = [f"{name} [{unit}]" for name, size in sizes.items() for unit in range(size)]
-        norms: list[tuple[float, float]] = []
+        record = ShiftRecord.open(self.record, dense, units)
+        order = iter(units)
 
         def measure(each: Any) -> float:
-            unit = units[len(norms)]
-            self.report(len(norms) / len(units), unit)
-            norms.append(output_shifts(dense, calibration.latents(each)))
-            _log.info("%s: mean shift %.6g, deviation shift %.6g", unit, *norms[-1])
-            return _sum(*norms[-1])
+            unit = next(order)
+            if unit not in record.norms:
+                self.report(len(record.norms) / len(units), unit)
+                record.add(unit, output_shifts(dense, calibration.latents(each)))
+            return _sum(*record.norms[unit])
 
         measure_removals(target, measure)
-        parts = torch.tensor(norms, dtype=torch.float64).reshape(-1, 2).split(list(sizes.values()))
+        norms = torch.tensor([record.norms[unit] for unit in units], dtype=torch.float64)
+        parts = norms.reshape(-1, 2).split(list(sizes.values()))
         self.report(1.0, "latent shift")
         return {name: Shifts(*part.T) for name, part in zip(sizes, parts, strict=True)}
 

@@ -17,7 +17,7 @@ from secateur.importance import Taylor
 from secateur.surgery import Network
 from secateur.surgery.cut import Block
 from secateur.units import Member, UnitGroup
-from tests.contracts import assert_deterministic, assert_permutes, assert_scores_fit
+from tests.contracts import assert_deterministic, assert_permutes, assert_same, assert_scores_fit
 from tests.diffusion.models import random_model
 from tests.diffusion.trajectories import trajectories
 
@@ -262,3 +262,25 @@ def test_whole_blocks_of_a_real_denoiser_along_its_trajectory(family, kinds):
     name = target.groups()[0].name
     keep = {group.name: torch.full((group.size,), group.name != name) for group in target.groups()}
     assert latents.shift_from(target)(target.cut(keep)) == pytest.approx(float(scores[name][0]), rel=1e-3)
+
+
+def test_a_run_that_was_killed_goes_on_and_gives_the_same(tmp_path):
+    target, file = network(), tmp_path / "shifts.json"
+    calls: list[int] = []
+
+    def killed(target: Any, seeds: Sequence[int]) -> Tensor:
+        calls.append(len(seeds))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return sample(target, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        LatentShift(file).score(target, LatentSet(killed, SEEDS))
+    resumed = LatentShift(file).score(target, LatentSet(killed, SEEDS))
+    assert len(calls) == 6 + 1 + (9 - 4)
+    assert_same(resumed, LatentShift().score(target, LatentSet(sample, SEEDS)))
+    with pytest.raises(ValueError, match="another model, calibration or unit map"):
+        LatentShift(file).score(network((1.0, 0.5, 0.0)), LatentSet(sample, SEEDS))
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="is no record of latent shifts"):
+        LatentShift(file).score(target, LatentSet(sample, SEEDS))
