@@ -24,7 +24,7 @@ def test_the_penalty_is_the_least_divergence_from_a_prior_of_mean_0() -> None:
     torch.testing.assert_close(charge.detach().double(), divergence.min(0).values, rtol=1e-4, atol=1e-4)
     order = mask.logits[0].argsort()
     assert bool((charge[order].diff() > 0).all()), "it rises with |mu| / sigma"
-    assert float(BottleneckMask(GROUPS, initial=-80.0).penalty()) == pytest.approx(0, abs=1e-12)
+    assert BottleneckMask(GROUPS, initial=-80.0).penalty().item() == pytest.approx(0, abs=1e-12)
     torch.testing.assert_close(mask.penalty("macs"), charge.mean())
 
 
