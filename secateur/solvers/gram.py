@@ -128,9 +128,14 @@ def _width(name: str, layer: nn.Module) -> int:
     return layer.weight[0].numel()
 
 
+def layer_inputs(layer: nn.Module, x: Tensor) -> Float[Tensor, "... d_in"]:
+    """What the layer's weight, flattened to (out, d_in), multiplies: x, or the patches of a convolution."""
+    return _patches(layer, x) if isinstance(layer, nn.Conv2d) else x
+
+
 def _add_inputs(gram: Gram, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     (x,) = inputs
-    gram.add(_patches(layer, x) if isinstance(layer, nn.Conv2d) else x)
+    gram.add(layer_inputs(layer, x))
 
 
 def _patches(layer: nn.Conv2d, images: Float[Tensor, "batch channels height width"]) -> Tensor:
