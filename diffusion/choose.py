@@ -156,8 +156,8 @@ def dropped(file: RecipeFile[DiffusionRecipe], target: Target) -> Keep:
             some = next(iter(blocks), None)
             hint = f", such as {some!r}" if some else f": units.kinds {file.recipe.units.kinds} have none"
             raise ValueError(
-                f"{file.place('units', 'drop', index)}pattern {pattern!r} matches none of {len(blocks)} modules that can "
-                f"go{hint}"
+                f"{file.place('units', 'drop', index)}pattern {pattern!r} matches none of {len(blocks)} modules that "
+                f"can go{hint}"
             )
         for name in hits:
             keep[name] = torch.zeros_like(keep[name])

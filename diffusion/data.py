@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,9 +69,10 @@ class SampleConditions:
         return {**(self.samples.shared or {}), **found}
 
 
-class TrainingData(Protocol):
+class TrainingData(ABC):
     """Where clean latents come from."""
 
+    @abstractmethod
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         """The latents, on the CPU.
 
@@ -78,11 +80,10 @@ class TrainingData(Protocol):
             model: the dense model.
             trajectories: so many of them, as the recipe samples.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class OwnSamples:
+class OwnSamples(TrainingData):
     """What the dense model itself generates for the recipe's prompts: no data set is needed.
 
     Args:
@@ -100,7 +101,7 @@ class OwnSamples:
 
 
 @dataclass(frozen=True)
-class DemoData:
+class DemoData(TrainingData):
     """The data that a demo model was trained on.
 
     Args:
@@ -133,7 +134,7 @@ class DemoData:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(TrainingData):
     """Pictures with captions, through the model's autoencoder.
 
     A folder with `metadata.jsonl`, a line each: {"file_name": "a.jpg", "text": "a caption"}, as Hugging Face's image

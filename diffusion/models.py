@@ -162,7 +162,7 @@ def load_model(
 
 
 def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str) -> LoadedModel:
-    common: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    common: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     cuts, networks = None, {}
     if source.manifest is not None:
         pruned = load_network(source.manifest.parent)

@@ -212,7 +212,8 @@ class Flux(StableDiffusion3):
     def conditions(self, asked: Sequence[str]) -> Rows:
         states, pooled, _ = self.pipeline.encode_prompt(list(asked), list(asked), device=self.pipeline.device)
         rows: Rows = {"encoder_hidden_states": states, "pooled_projections": pooled}
-        if self.network.config.get("guidance_embeds"):  # type: ignore[operator]
+        config: Any = self.network.config
+        if config.get("guidance_embeds"):
             rows["guidance"] = torch.full((len(asked),), self.guidance)
         return rows
 

@@ -131,7 +131,7 @@ class Calibration:
         step_options: further arguments of its `step`: {eta: 1.0}.
         batch_size: samples at a time.
         size: height and width of the latents; None: the model's own.
-        data: clean latents, for criteria that look through a loss, for repair and for recovery.
+        data: clean latents, for criteria that look through a loss and for recovery.
         timesteps: time steps at which such a loss is taken, evenly spread.
         threshold: Diff-Pruning's: time steps whose loss is a smaller share of the largest are left out; 0 takes all.
         seed: of all that is random.
@@ -243,7 +243,7 @@ class Judging:
     """How the result is measured, against the dense model on the same seeds.
 
     Args:
-        samples: how many; 0: only sizes and times.
+        samples: how many.
         steps: of the sampler; None: as in calibration.
         guidance: None: as in calibration.
         prompts: None: as in calibration.
@@ -269,11 +269,9 @@ class Judging:
     judge: Literal["digits", "fashion"] | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 0 or min(self.batch_size, self.shown, self.repeats) < 1:
-            raise ValueError(
-                "samples of at least 0, and batch_size, shown and repeats of at least 1 are needed, got "
-                f"{self.samples}, {self.batch_size}, {self.shown} and {self.repeats}"
-            )
+        numbers = (self.samples, self.batch_size, self.shown, self.repeats)
+        if min(numbers) < 1:
+            raise ValueError(f"samples, batch_size, shown and repeats must be at least 1, got {numbers}")
 
 
 @dataclass(frozen=True)
@@ -287,7 +285,7 @@ class DiffusionRecipe:
             `diffusion.scores.LatentShift`, `diffusion.taylor.DiffPruning`, or one of your own.
         budget: how much goes.
         calibration: what importance is measured on.
-        repair: least-squares update of the layers that read cut units; None: none.
+        repair: least-squares update of the layers that read cut units, on the calibration's trajectories; None: none.
         recovery: training.
         evaluation: how the result is measured.
         output: folder of the result; the command's `-o` overrides it.

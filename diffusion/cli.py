@@ -1,0 +1,257 @@
+"""What the commands on diffusion models do, and how they show it. Their arguments are in `diffusion/commands.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.table import Table
+
+from diffusion.calibrate import Generator
+from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
+from diffusion.inputs import example_inputs
+from diffusion.judging import judge
+from diffusion.models import find, load_model
+from diffusion.plan import Size, measure
+from diffusion.prune import DryRun, Pruning, dry_run, prune
+from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
+from diffusion.report import enlarged, grid, write_evaluation
+from diffusion.units import Kind, prunable
+from secateur.allocation import unit_costs
+from secateur.console import console, progress_bar
+from secateur.files import replacing_file
+from secateur.importance import Random
+from secateur.quantities import format_bytes, format_decibels
+from secateur.recipe import read_recipe, recipe_of
+from secateur.surgery.network import Network
+
+_KINDS: tuple[Kind, ...] = ("heads", "neurons", "channels", "modulation", "resnets", "attentions", "feed_forwards")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitKind:
+    """The units of one kind.
+
+    Args:
+        groups: in how many groups they are.
+        units: how many they are.
+        params: parameters that they own together.
+        macs: multiply-adds of a forward of one sample that they take.
+    """
+
+    groups: int
+    units: int
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is in a model.
+
+    Args:
+        model: its id.
+        component: the part that denoises.
+        network: class of diffusers.
+        pruned: whether something was cut from it.
+        size: of the network, multiply-adds of one sample.
+        units: what may go, by kind; units of some kinds lie within those of others.
+    """
+
+    model: str
+    component: str
+    network: str
+    pruned: bool
+    size: Size
+    units: dict[str, UnitKind]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Pictures that were drawn: the file, and the prompt and seed of each, row by row."""
+
+    file: Path
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | DryRun:
+    """`secateur diffusion prune`."""
+    file = read_recipe(recipe, DiffusionRecipe)
+    if dry_run:
+        return _dry_run(file)
+    with progress_bar() as report:
+        return prune(file, output, report)[1]
+
+
+_dry_run = dry_run  # the flag has the function's name
+
+
+def show_pruning(record: Pruning | DryRun) -> None:
+    """Print what was done, or would be."""
+    before, after = record.plan.dense, record.plan.pruned
+    verb = "would be pruned" if isinstance(record, DryRun) else "pruned"
+    table = _table(f"{record.model}, {record.component}, {verb}", "", "dense", "pruned", "kept")
+    for name, (kept, size) in record.kinds.items():
+        table.add_row(name.replace("_", "-"), f"{size:,}", f"{kept:,}", f"{kept / size:.1%}")
+    table.add_row("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.params / before.params:.1%}")
+    if before.macs and after.macs:
+        table.add_row("multiply-adds", f"{before.macs:,}", f"{after.macs:,}", f"{after.macs / before.macs:.1%}")
+    table.add_row(
+        "bytes (float32)" if isinstance(record, DryRun) else "bytes",
+        format_bytes(before.bytes),
+        format_bytes(after.bytes),
+        f"{after.bytes / before.bytes:.1%}",
+    )
+    console.print(table)
+    if isinstance(record, DryRun):
+        _show_estimate(record)
+    else:
+        show_evaluation(record.evaluation)
+
+
+def _show_estimate(record: DryRun) -> None:
+    found = record.estimate
+    table = _table("Estimated", "", "")
+    table.add_row("memory for weights", format_bytes(found.weights_bytes))
+    table.add_row("memory for activations", format_bytes(found.activations_bytes))
+    for stage, forwards in found.forwards.items():
+        table.add_row(f"forwards to {stage}", f"{forwards:,}")
+    table.add_row("time on this machine", _duration(found.seconds))
+    console.print(table)
+
+
+def describe_model(model: str, component: str | None) -> ModelInfo:
+    """`secateur diffusion info`."""
+    source = find(model, component)
+    network = source.on_meta()
+    inputs = example_inputs(network, text_tokens=source.architecture.text_tokens or 77)
+    units: dict[str, UnitKind] = {}
+    for kind in _KINDS:
+        try:
+            found = prunable(network, [kind], inputs, min_keep=0)
+        except ValueError:
+            continue  # this network has none of these
+        groups = found.groups()
+        params, macs = (sum(float(unit_costs(group, cost).sum()) for group in groups) for cost in ("params", "macs"))
+        units[kind] = UnitKind(len(groups), sum(group.size for group in groups), round(params), round(macs))
+    size = measure(Network(network, (), inputs))
+    kind_name = type(network).__name__
+    return ModelInfo(model, source.component, kind_name, source.manifest is not None, size, units)
+
+
+def show_info(info: ModelInfo) -> None:
+    """Print what is in a model."""
+    title = f"{info.model}: {info.network}{', pruned' if info.pruned else ''}"
+    table = _table(title, "units", "groups", "count", "parameters", "multiply-adds")
+    for kind, found in info.units.items():
+        shares = (f"{found.params / info.size.params:.1%}", f"{found.macs / (info.size.macs or 1):.1%}")
+        table.add_row(kind.replace("_", "-"), f"{found.groups:,}", f"{found.units:,}", *shares)
+    table.add_row("the whole", "", "", f"{info.size.params:,}", f"{info.size.macs:,}")
+    console.print(table)
+
+
+def generate_pictures(
+    folder: str,
+    prompt: list[str],
+    output: Path,
+    count: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    device: str | None,
+) -> Generated:
+    """`secateur diffusion generate`."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(folder, device=device)
+    asked = [text for text in prompt for _ in range(count)]
+    calibration = Calibration(tuple(asked), steps=steps, guidance=guidance, seed=seed)
+    generator = Generator(model, recipe_of(_recipe(folder, calibration)))
+    latents = generator.trajectories(len(asked)).sample(model.network, torch.arange(len(asked)))
+    pictures = enlarged(grid(model.prompting.decode(latents).cpu()))
+    with replacing_file(output) as temporary:
+        Image.fromarray(pictures).save(temporary, "PNG")
+    return Generated(output, tuple(asked), tuple(range(len(asked))))
+
+
+def show_pictures(found: Generated) -> None:
+    """Say which picture was written."""
+    console.print(f"{found.file}: {len(found.prompts)} pictures", highlight=False, markup=False)
+
+
+def evaluate_folders(
+    reference: Path,
+    candidates: list[Path],
+    output: Path,
+    samples: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    prompts: Path | None = None,
+    judge: Any = None,
+) -> Evaluation:
+    """`secateur diffusion evaluate`, and `secateur evaluate` for folders of diffusion models."""
+    judging = replace(Judging(judge=judge), samples=16 if samples is None else samples)
+    calibration = Calibration(prompts_file=prompts, steps=steps or 20, guidance=1.0 if guidance is None else guidance)
+    file = recipe_of(replace(_recipe(str(reference), calibration), evaluation=judging))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with progress_bar() as report:
+        report(0.0, "loading")
+        dense = load_model(str(reference), device=device)
+        others = {_name(path, candidates): load_model(str(path), device=device).network for path in candidates}
+        tokens = find(str(reference)).architecture.text_tokens or 77
+        inputs = example_inputs(dense.network, batch=judging.batch_size, text_tokens=tokens)
+        record, pictures = _judge(dense, others, Generator(dense, file), inputs, report)
+    write_evaluation(record, pictures, output, reference.name)
+    return record
+
+
+_judge = judge  # the flag has the function's name
+
+
+def show_evaluation(record: Evaluation) -> None:
+    """Print what was measured, model by model."""
+    models = (record.reference, *record.candidates)
+    table = _table("Against the dense model", "", *(one.name for one in models))
+    if all(one.cost for one in models):
+        costs = [one.cost for one in models if one.cost]
+        table.add_row("parameters", *(f"{cost.params:,}" for cost in costs))
+        table.add_row("multiply-adds", *(f"{cost.macs:,}" for cost in costs))
+        table.add_row("latency", *(f"{cost.latency.median_ms:.1f} ms" for cost in costs))
+    for index, distance in enumerate(record.reference.distances):
+        table.add_row(distance.name, *(f"{one.distances[index].frechet:.2f}" for one in models))
+    if all(one.accuracy for one in models):
+        table.add_row("right class", *(f"{one.accuracy.mean:.1%}" for one in models if one.accuracy))
+    table.add_row("PSNR of pictures", *map(_psnr, models))
+    console.print(table)
+
+
+def _psnr(one: EvaluatedModel) -> str:
+    return "" if one.paired is None else format_decibels(one.paired.mean_psnr)
+
+
+def _recipe(model: str, calibration: Calibration) -> DiffusionRecipe:
+    """A recipe that samples; what it would prune does not matter."""
+    return DiffusionRecipe(Model(model), criterion=Random(), budget=Budget(remove=0.0), calibration=calibration)
+
+
+def _name(path: Path, all: list[Path]) -> str:
+    """The folder's name; the whole path where another has the same."""
+    same = [other for other in all if other.name == path.name]
+    name = path.name if len(same) == 1 else str(path)
+    return f"{name} (candidate)" if name == DENSE else name
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table

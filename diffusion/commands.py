@@ -1,0 +1,128 @@
+"""The commands of this package and their arguments. What they do is in `cli.py`, imported when one of them runs: help
+must not wait for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from secateur.cli import Command, CommandGroup, argument_type
+
+_SAMPLES: dict[str, dict[str, Any]] = {
+    "--samples": {"type": int, "metavar": "N", "help": "samples of each model (default: 16)"},
+    "--steps": {"type": int, "metavar": "N", "help": "steps of the sampler (default: 20)"},
+    "--guidance": {"type": float, "metavar": "SCALE", "help": "classifier-free guidance (default: 1, none)"},
+    "--prompts": {
+        "type": Path,
+        "metavar": "FILE.txt",
+        "help": "prompts, or class labels, a line each (default: every class)",
+    },
+    "--judge": {
+        "choices": ("digits", "fashion"),
+        "help": "take distances from real pictures of the demo models' data, and tell classes",
+    },
+}
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """A function of `cli.py`, looked up when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module("diffusion.cli"), name)(*arguments, **options)
+
+    return call
+
+
+def _parse_count(value: Any) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"{value!r} is not a whole number from 1 up")
+    return int(value)
+
+
+def _configure_prune(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to prune, by what and how far")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder of the result (default: the recipe's output)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what would go, and what it would take: nothing is loaded and nothing written",
+    )
+
+
+def _configure_info(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="a folder, a demo model (fashion-unet), or a repository of the hub"
+    )
+    parser.add_argument(
+        "--component", choices=("unet", "transformer"), help="which part (default: the one that denoises)"
+    )
+
+
+def _configure_generate(parser: ArgumentParser) -> None:
+    count = argument_type(_parse_count)
+    parser.add_argument("folder", metavar="FOLDER", help="a pipeline, pruned or not, or a demo model")
+    parser.add_argument(
+        "--prompt", action="append", required=True, metavar="TEXT", help="prompt, or class label; may be repeated"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write: a grid")
+    parser.add_argument("--count", type=count, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    parser.add_argument("--steps", type=count, default=20, metavar="N", help="of the sampler (default: 20)")
+    parser.add_argument("--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture (default: 0)")
+    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+
+
+def _configure_evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("reference", type=Path, metavar="DENSE", help="what candidates are measured against")
+    parser.add_argument("candidates", type=Path, nargs="+", metavar="PRUNED", help="what is measured")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
+    for flag, how in _SAMPLES.items():
+        parser.add_argument(flag, **how)
+
+
+class DiffusionEvaluator:
+    """Compares pruned diffusion models with the one that they stand for."""
+
+    options: Mapping[str, Mapping[str, Any]] = _SAMPLES
+    run = staticmethod(_later("evaluate_folders"))
+    show = staticmethod(_later("show_evaluation"))
+
+    def accepts(self, path: Path) -> bool:
+        """Whether `path` is a folder of a pipeline or of a single network of diffusers."""
+        return (path / "model_index.json").is_file() or (path / "config.json").is_file()
+
+
+DIFFUSION = CommandGroup(
+    "prune diffusion models by recipes, generate and compare pictures",
+    {
+        "prune": Command(
+            "carry out a recipe: score, cut, repair, recover, evaluate and save; a run that was stopped goes on",
+            _configure_prune,
+            _later("prune_recipe"),
+            _later("show_pruning"),
+        ),
+        "info": Command(
+            "say what is in a model: parameters, multiply-adds, units that can go",
+            _configure_info,
+            _later("describe_model"),
+            _later("show_info"),
+        ),
+        "generate": Command(
+            "draw pictures with a pipeline", _configure_generate, _later("generate_pictures"), _later("show_pictures")
+        ),
+        "evaluate": Command(
+            "measure pruned models against the dense one: quality, sizes, times, and a page with pictures",
+            _configure_evaluate,
+            _later("evaluate_folders"),
+            _later("show_evaluation"),
+        ),
+    },
+)
+
+DIFFUSION_EVALUATOR = DiffusionEvaluator()

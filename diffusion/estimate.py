@@ -1,0 +1,172 @@
+"""How much memory and time a recipe will take, before it is carried out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.calibrate import needs_data, wanted
+from diffusion.choose import Target
+from diffusion.data import OwnSamples
+from diffusion.masks import EcoDiff
+from diffusion.plan import Plan
+from diffusion.recipe import DiffusionRecipe
+from diffusion.scores import LatentSet
+from secateur.importance.objective import mask_of_ones
+from secateur.metrics.memory import measure_peak_memory
+from secateur.quantities import format_bytes
+from secateur.recipe import RecipeFile
+from secateur.surgery.cost import run_example
+
+_EFFICIENCY = 0.5
+"""Share of the speed of a matrix product that networks reach."""
+
+_BACKWARD = 2
+"""Multiply-adds of a backward, in forwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, roughly.
+
+    Args:
+        weights_bytes: of the dense and of the pruned network, with what training them needs.
+        activations_bytes: the most that is held at a time beside them.
+        forwards: of one sample, by stage; a backward counts as two.
+        seconds: all of them, at half the speed of a matrix product on this machine.
+    """
+
+    weights_bytes: int
+    activations_bytes: int
+    forwards: dict[str, int]
+    seconds: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.activations_bytes
+
+
+def estimate(target: Target, recipe: DiffusionRecipe, plan: Plan) -> Estimate:
+    """Count what is held and what is computed; one forward on the meta device, and a short matrix product."""
+    forwards = count_forwards(target, recipe)
+    size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
+    trained = 4 if recipe.recovery.steps and recipe.recovery.adapters is None else 1
+    ema = 1 if recipe.recovery.ema is not None and recipe.recovery.steps else 0
+    weights = round(size * (plan.dense.bytes + plan.pruned.bytes * (trained + ema)))
+    macs = plan.dense.macs or 0
+    rate = matrix_product_rate(_device(recipe)) * _EFFICIENCY
+    return Estimate(weights, activations(target, recipe), forwards, sum(forwards.values()) * macs / rate)
+
+
+def count_forwards(target: Target, recipe: DiffusionRecipe) -> dict[str, int]:
+    """Stage -> forwards of one sample that it takes."""
+    options, training, judging = recipe.calibration, recipe.recovery, recipe.evaluation
+    calls = options.steps * (1 if options.guidance == 1 else 2)
+    found: dict[str, int] = {}
+    criterion = recipe.criterion
+    if isinstance(criterion, EcoDiff):
+        # Each trajectory is sampled, and each of its steps run again, with gradients.
+        each = calls * (2 + _BACKWARD)
+        found["score"] = options.count * calls + criterion.steps * min(criterion.batch_size, options.count) * each
+    elif criterion is not None and LatentSet in wanted(criterion):
+        found["score"] = (1 + sum(group.size for group in target.groups)) * options.count * calls
+    elif needs_data(criterion):
+        found["score"] = options.timesteps * options.batch_size * (1 + _BACKWARD)
+    if (needs_data(criterion) or training.steps) and isinstance(options.data, OwnSamples):
+        found["gather data"] = options.data.count * calls
+    if recipe.repair is not None:
+        found["repair"] = options.count * calls
+    if training.steps:
+        teacher = 0 if training.distil is None else 1
+        found["recover"] = training.steps * training.batch_size * (1 + _BACKWARD + teacher)
+    guidance = options.guidance if judging.guidance is None else judging.guidance
+    sampled = judging.samples * (judging.steps or options.steps) * (1 if guidance == 1 else 2)
+    found["evaluate"] = sampled * (3 if training.steps else 2)
+    return found
+
+
+def activations(target: Target, recipe: DiffusionRecipe) -> int:
+    """Bytes that the largest call holds: with its graph where something is differentiated."""
+    size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
+    network, inputs = target.network, target.network.example_inputs
+    criterion, training = recipe.criterion, recipe.recovery
+    batches = [recipe.evaluation.batch_size, recipe.calibration.batch_size]
+    with torch.no_grad():
+        plain = measure_peak_memory(lambda: run_example(network.module, inputs), torch.device("meta")).bytes
+    differentiated = 0
+    if isinstance(criterion, EcoDiff):
+        differentiated = criterion.micro_batch or criterion.batch_size
+    elif needs_data(criterion):
+        differentiated = recipe.calibration.batch_size
+    differentiated = max(differentiated, training.batch_size if training.steps else 0)
+    graph = saved_bytes(network.module, target) * differentiated if differentiated else 0
+    return round(size * max(plain * max(batches), graph))
+
+
+def saved_bytes(module: nn.Module, target: Target) -> int:
+    """Bytes that a forward of one sample keeps for a backward to the gates."""
+    held: dict[int, int] = {}
+    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            held[storage._cdata] = storage.nbytes()
+            alive.append(tensor)  # else another tensor could get the same place
+        return tensor
+
+    alive: list[Tensor] = []
+    masked = target.network.masked(mask_of_ones(target.network))
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with torch.enable_grad(), hooks, masked:
+        run_example(module, target.network.example_inputs)
+    return sum(held.values())
+
+
+def matrix_product_rate(device: torch.device, size: int = 768, repeats: int = 5) -> float:
+    """Multiply-adds a second of a matrix product, the best of a few."""
+    left = torch.ones(size, size, device=device)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        product = left @ left
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return size**3 / best
+
+
+def refuse_too_large(target: Target, file: RecipeFile[DiffusionRecipe]) -> None:
+    """Raise ValueError where the weights alone, or they with a call's activations, are more than the memory free."""
+    recipe = file.recipe
+    free = free_bytes(_device(recipe))
+    size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
+    needed = round(size * 2 * target.size.bytes)
+    if free is None or needed <= free * 0.05:
+        return
+    needed += activations(target, recipe)
+    if needed > free:
+        raise ValueError(
+            f"{file.place('model')}this needs about {format_bytes(needed)} of memory, and {format_bytes(free)} are "
+            "free: take smaller batches, another dtype or a larger machine"
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    listing = Path("/proc/meminfo")
+    if not listing.is_file():
+        return None
+    lines = listing.read_text(encoding="utf-8").splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return found[0] if found else None
+
+
+def _device(recipe: DiffusionRecipe) -> torch.device:
+    return torch.device(recipe.model.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,358 @@
+"""A recipe carried out: load, score, choose, cut, repair, recover, evaluate, save.
+
+Every stage keeps what it made in the folder of the result, and long ones a checkpoint, so that a run which was stopped
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
+from diffusion.choose import Target, choose, dropped, find_target
+from diffusion.data import Samples
+from diffusion.estimate import Estimate, estimate, refuse_too_large
+from diffusion.evaluate import Evaluation
+from diffusion.inputs import example_inputs
+from diffusion.judging import judge
+from diffusion.masks import EcoDiff, ExpectedBudget
+from diffusion.models import LoadedModel, load_model
+from diffusion.plan import Plan, plan
+from diffusion.recipe import DiffusionRecipe, Model
+from diffusion.recovering import recover
+from diffusion.repair import repair
+from diffusion.report import write_page
+from diffusion.saving import save, save_pipeline
+from diffusion.stages import Stages, same_device
+from diffusion.train import DenoisingTask
+from diffusion.units import prunable
+from secateur.allocation import unit_costs
+from secateur.console import Report, silent, stretch
+from secateur.recipe import RecipeFile, recipe_of, to_plain
+from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
+from secateur.surgery.latency import unit_times
+from secateur.surgery.network import Network
+from secateur.training import FitRecord
+from secateur.units import Criterion, Keep, Scores
+
+PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning")
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a recipe did.
+
+    Args:
+        model: its id.
+        component: the part that was pruned.
+        criterion: class of what scored the units; None where the recipe named what goes.
+        plan: sizes before and after, of one sample, and how many units of each group stay.
+        kinds: kind -> (units that stay, units).
+        repaired: layers that were solved again.
+        recovery: None where nothing was trained.
+        evaluation: against the dense model.
+        seconds: time by stage of this run; stages that an earlier run had finished take next to none.
+        machine: that it ran on.
+        versions: of the packages that matter.
+        recipe: as it was read.
+    """
+
+    model: str
+    component: str
+    criterion: str | None
+    plan: Plan
+    kinds: dict[str, tuple[int, int]]
+    repaired: tuple[str, ...]
+    recovery: FitRecord | None
+    evaluation: Evaluation
+    seconds: dict[str, float]
+    machine: Machine
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a recipe would do, found on the meta device.
+
+    Args:
+        model: its id.
+        component: the part that would be pruned.
+        plan: sizes before and after, where every group loses the same share; exact where the recipe names what goes.
+        kinds: kind -> (units that stay, units).
+        estimate: memory and time.
+    """
+
+    model: str
+    component: str
+    plan: Plan
+    kinds: dict[str, tuple[int, int]]
+    estimate: Estimate
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A criterion that is trained, and can go on from a checkpoint."""
+
+    def fit(
+        self,
+        network: Any,
+        calibration: Any,
+        *,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+        report: Report = silent,
+    ) -> Any:
+        """A trainable mask with its record."""
+        ...
+
+
+def dry_run(recipe: DiffusionRecipe | RecipeFile[DiffusionRecipe]) -> DryRun:
+    """What a recipe would do: no weights are loaded, and of models in `diffusion.models.PUBLISHED` nothing at all.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the recipe cannot be carried out: with its line.
+    """
+    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    target = find_target(file)
+    found = target.plan()
+    estimated = estimate(target, file.recipe, found)
+    return DryRun(target.source.id, target.source.component, found, _by_kind(target, target.expected), estimated)
+
+
+def prune(
+    recipe: DiffusionRecipe | RecipeFile[DiffusionRecipe], output: Path | None = None, report: Report = silent
+) -> tuple[Network, Pruning]:
+    """Carry a recipe out; a run that was stopped goes on.
+
+    The folder gets what `diffusion.load` reads (a network, or a whole pipeline with it), `recipe.yaml`, `results.json`
+    and a page with pictures.
+
+    Args:
+        recipe: what to do.
+        output: folder of the result; None: the recipe's.
+        report: told how far it is.
+
+    Returns:
+        the pruned network with its cuts, and the record.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the recipe cannot be carried out, nothing is loaded then; weights do not fit; memory would not
+            suffice; latents or losses are not finite.
+    """
+    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    folder = output or file.recipe.output
+    if folder is None:
+        raise ValueError("no folder for the result: give -o, or output in the recipe")
+    report(0.0, "planning")
+    target = find_target(file)
+    refuse_too_large(target, file)
+    return _Run(file, target, Path(folder), report).whole()
+
+
+class _Run:
+    """One run, stage by stage."""
+
+    def __init__(self, file: RecipeFile[DiffusionRecipe], target: Target, output: Path, report: Report) -> None:
+        self.file, self.recipe, self.target, self.output, self.report = file, file.recipe, target, output, report
+        self.steps = Steps()
+        self.stages = Stages.within(output, _identities(file.recipe))
+        with self.steps("load"):
+            report(0.02, "loading")
+            self.model = load(file.recipe.model)
+        self.generator = Generator(self.model, file)
+        self.task = DenoisingTask(noising_of(self.model), file.recipe.recovery.weighting)
+        self._samples: Samples | None = None
+
+    def whole(self) -> tuple[Network, Pruning]:
+        self.file.save(self.output)
+        network = self.units()
+        keep = self.chosen(network)
+        with self.steps("cut"):
+            small, found = network.cut(keep), plan(self.target.network, keep)
+        repaired = self.repaired(small)
+        pruned = {"pruned": small.module}
+        if self.recipe.recovery.steps:
+            pruned["pruned"] = copy.deepcopy(small.module)  # recovery changes the network itself
+        training = self.recovered(small)
+        if training is not None:
+            pruned["recovered"] = small.module
+        evaluation, pictures = self.evaluated(pruned)
+        if self.model.cuts is not None:
+            small.cuts = self.model.cuts.then(small.cuts)
+        record = self.record(found, keep, repaired, training, evaluation)
+        with self.steps("save"):
+            self.report(0.98, "saving")
+            self.save(small, record)
+        write_page(record, pictures, self.output)
+        self.stages.clear()
+        return small, record
+
+    def units(self) -> Network:
+        """The loaded network with its units; its groups are those that were planned with."""
+        units = self.recipe.units
+        return prunable(self.model.network, units.kinds, modules=units.modules, min_keep=units.min_keep)
+
+    def chosen(self, network: Network) -> Keep:
+        if self.recipe.units.drop:
+            return dropped(self.file, self.target)
+        criterion, budget = self.recipe.criterion, self.recipe.budget
+        assert criterion is not None and budget is not None
+        ms = None
+        if budget.cost == "ms":
+            with self.steps("time units"):
+                self.report(0.05, "timing units")
+                inputs = self.example(self.recipe.calibration.batch_size)
+                ms = unit_times(network, inputs, repeats=self.recipe.evaluation.repeats)
+        with self.steps("score"):
+            scores = same_device(self.stages.scores(lambda: self.scored(network, criterion)))
+        with self.file.blaming("budget"):
+            return choose(self.target, scores, budget, ms)
+
+    def scored(self, network: Network, criterion: Criterion) -> Scores:
+        report = stretch(self.report, 0.05, 0.5)
+        report(0.0, "scoring")
+        criterion = to_the_budget(criterion, self.target)
+        calibration = calibration_of(criterion, self.generator, self.samples if needs_data(criterion) else None)
+        if isinstance(criterion, Fitted):
+            checkpoint = self.stages.checkpoint("scores")
+            mask, _ = criterion.fit(network, calibration, checkpoint=checkpoint, resume=True, report=report)
+            logits = zip(mask.groups, mask.logits, strict=True)
+            return {group.name: each.detach().double() for group, each in logits}
+        if any(field.name == "report" for field in fields(criterion)):  # type: ignore[arg-type]
+            criterion = replace(criterion, report=report)  # type: ignore[type-var]
+        return criterion.score(network, calibration)
+
+    @property
+    def samples(self) -> Samples:
+        """Clean latents, gathered when they are first needed."""
+        if self._samples is None:
+            with self.steps("gather data"):
+                self.report(0.05, "gathering data")
+                data = self.recipe.calibration.data
+                # Other noise than the trajectories that scores are taken on.
+                seed = self.recipe.calibration.seed + 1
+                draw = lambda count: self.generator.trajectories(count, seed=seed)  # noqa: E731
+                with self.file.blaming("calibration", "data"):
+                    self._samples = self.stages.samples(lambda: data.gather(self.model, draw))
+        return self._samples
+
+    def repaired(self, small: Network) -> tuple[str, ...]:
+        if self.recipe.repair is None:
+            return ()
+        with self.steps("repair"):
+            options = self.recipe.calibration
+            return repair(
+                small,
+                self.model.network,
+                self.generator.trajectories(options.count),
+                self.recipe.repair,
+                batch_size=options.batch_size,
+                report=stretch(self.report, 0.45, 0.5),
+            )
+
+    def recovered(self, small: Network) -> FitRecord | None:
+        if not self.recipe.recovery.steps:
+            return None
+        with self.steps("recover"):
+            return recover(
+                small.module,
+                self.model.network,
+                self.samples,
+                self.task,
+                self.recipe.recovery,
+                checkpoint=self.stages.checkpoint("recovery"),
+                seed=self.recipe.calibration.seed,
+                report=stretch(self.report, 0.5, 0.85),
+            )
+
+    def evaluated(self, pruned: Mapping[str, nn.Module]) -> tuple[Evaluation, dict[str, torch.Tensor]]:
+        with self.steps("evaluate"):
+            inputs = self.example(self.recipe.evaluation.batch_size)
+            return judge(self.model, pruned, self.generator, inputs, stretch(self.report, 0.85, 0.97))
+
+    def example(self, batch: int) -> dict[str, Any]:
+        tokens = self.target.source.architecture.text_tokens or 77
+        return example_inputs(self.model.network, batch=batch, size=self.recipe.calibration.size, text_tokens=tokens)
+
+    def record(
+        self,
+        found: Plan,
+        keep: Keep,
+        repaired: tuple[str, ...],
+        training: FitRecord | None,
+        evaluation: Evaluation,
+    ) -> Pruning:
+        criterion = self.recipe.criterion
+        return Pruning(
+            self.model.name,
+            self.model.component,
+            None if criterion is None else type(criterion).__name__,
+            found,
+            _by_kind(self.target, keep),
+            repaired,
+            training,
+            evaluation,
+            self.steps.seconds,
+            describe_machine(),
+            package_versions(*PACKAGES),
+            to_plain(self.recipe),
+        )
+
+    def save(self, small: Network, record: Pruning) -> None:
+        metrics = {"plan": to_json(record.plan), "evaluation": to_json(record.evaluation)}
+        options: dict[str, Any] = {"dense": self.model.network, "recipe": record.recipe, "metrics": metrics}
+        if self.model.pipeline is None:
+            save(small, self.output, **options)
+        else:
+            save_pipeline(self.model.pipeline, {self.model.component: small}, self.output, **options)
+
+
+def load(model: Model) -> LoadedModel:
+    """The model of a recipe, on the recipe's device."""
+    device = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(
+        model.id,
+        model.component,
+        revision=model.revision,
+        variant=model.variant,
+        random_weights=model.random_weights,
+        dtype=getattr(torch, model.dtype),
+        device=device,
+    )
+
+
+def to_the_budget(criterion: Criterion, target: Target) -> Criterion:
+    """An `EcoDiff` whose pressure was left as by default gets the recipe's budget; any other criterion stays."""
+    if not isinstance(criterion, EcoDiff) or criterion.pressure != ExpectedBudget():
+        return criterion
+    costs = {group.name: unit_costs(group, "params") for group in target.groups}
+    kept = sum(float(costs[name][keep].sum()) for name, keep in target.expected.items())
+    share = kept / sum(float(cost.sum()) for cost in costs.values())
+    return replace(criterion, pressure=ExpectedBudget(share=max(share, 0.01), cost="params"))
+
+
+def _identities(recipe: DiffusionRecipe) -> dict[str, Any]:
+    """What each stage depends on."""
+    held = {field.name: to_plain(getattr(recipe, field.name)) for field in fields(recipe)}
+    data = {name: held[name] for name in ("model", "calibration")}
+    scores = {**data, "units": held["units"], "criterion": repr(recipe.criterion), "budget": held["budget"]}
+    recovery = {**scores, "repair": held["repair"], "recovery": held["recovery"]}
+    return {"samples": data, "scores": scores, "recovery": recovery}
+
+
+def _by_kind(target: Target, keep: Keep) -> dict[str, tuple[int, int]]:
+    totals: dict[str, tuple[int, int]] = {}
+    for group in target.groups:
+        kept, size = totals.get(target.kinds[group.name], (0, 0))
+        totals[target.kinds[group.name]] = kept + int(keep[group.name].sum()), size + group.size
+    return totals

@@ -1,0 +1,218 @@
+"""The page that shows what pruning a diffusion model did: the same samples before and after, sizes, times, quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image as Pictures
+from torch import Tensor
+
+from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
+from secateur.files import replacing_file
+from secateur.quantities import format_bytes, format_decibels
+from secateur.report.page import Figure, Image, Meter, Page, Result, Table, View, errors_between, write_report
+from secateur.report.record import Machine
+
+if TYPE_CHECKING:
+    from diffusion.prune import Pruning
+
+_SIDE = 640
+"""Pixels of a grid's longer side, about."""
+
+_SINGLES = 4
+
+
+def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path) -> Path:
+    """Write `results.json`, `index.html` and `samples.png` of a recipe's run; returns the page's path."""
+    return _written(
+        record,
+        record.evaluation,
+        pictures,
+        directory,
+        title=f"{record.model}, pruned",
+        subtitle=_said(record),
+        tables=(_units(record.kinds), _stages(record.seconds)),
+        details={"Recipe": str(record.recipe)},
+    )
+
+
+def write_evaluation(
+    record: Evaluation, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path, name: str
+) -> Path:
+    """Write `results.json`, `index.html` and `samples.png` of an evaluation; returns the page's path."""
+    names = ", ".join(one.name for one in record.candidates)
+    subtitle = f"{names} against {name}, on the same seeds."
+    return _written(record, record, pictures, directory, title=name, subtitle=subtitle, tables=(), details={})
+
+
+def _written(
+    record: Any,
+    evaluation: Evaluation,
+    pictures: Mapping[str, Tensor],
+    directory: Path,
+    *,
+    title: str,
+    subtitle: str,
+    tables: tuple[Table, ...],
+    details: Mapping[str, str],
+) -> Path:
+    shown = {name: _views(images) for name, images in pictures.items()}
+    names = ["all samples", *(f"sample {index + 1}" for index in range(len(shown[DENSE]) - 1))]
+    page = Page(
+        title,
+        subtitle,
+        DENSE,
+        tuple(View(name, image) for name, image in zip(names, shown[DENSE], strict=True)),
+        tuple(_result(one, evaluation, shown, tables) for one in evaluation.candidates),
+        details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
+    )
+    side_by_side(pictures, directory / "samples.png")
+    return write_report(page, record, directory)
+
+
+def side_by_side(pictures: Mapping[str, Float[Tensor, "K C H W"]], path: Path) -> None:
+    """Write the grids of all models into one picture, from left to right: the dense one's, then the others'."""
+    grids = [enlarged(grid(images)) for images in pictures.values()]
+    gap = np.full((grids[0].shape[0], 16, 3), 255, np.uint8)
+    parts = [part for one in grids for part in (gap, one)][1:]
+    with replacing_file(path) as temporary:
+        Pictures.fromarray(np.concatenate(parts, axis=1)).save(temporary, "PNG")
+
+
+def grid(images: Float[Tensor, "K C H W"], gap: int = 1) -> Image:
+    """(rows (H + gap), columns (W + gap), 3) pictures in [0, 1] side by side, about as many rows as columns."""
+    count, _, height, width = images.shape
+    columns = int(np.ceil(count**0.5))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, one in enumerate(images):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = _levels(one)
+    return sheet
+
+
+def enlarged(image: Image) -> Image:
+    """The picture with each pixel a square of as many, so that its longer side is nearly 640 pixels, or as it is."""
+    factor = max(1, _SIDE // max(image.shape[:2]))
+    return np.asarray(image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def _views(images: Float[Tensor, "K C H W"]) -> list[Image]:
+    """The grid, and the first few alone."""
+    whole = enlarged(grid(images))
+    height, width = whole.shape[:2]
+    singles = [enlarged(_levels(one)) for one in images[:_SINGLES]]
+    return [whole, *(_fitted(one, height, width) for one in singles)]
+
+
+def _fitted(image: Image, height: int, width: int) -> Image:
+    """As large as the grid: a page's views have one size."""
+    return np.asarray(Pictures.fromarray(image).resize((width, height), Pictures.Resampling.NEAREST))
+
+
+def _levels(image: Float[Tensor, "C H W"]) -> Image:
+    pixels = (image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round()
+    return np.asarray(pixels.cpu().numpy(), np.uint8)
+
+
+def _result(
+    one: EvaluatedModel, evaluation: Evaluation, shown: Mapping[str, Sequence[Image]], tables: tuple[Table, ...]
+) -> Result:
+    images = tuple(shown[one.name])
+    errors = tuple(errors_between(mine, dense) for mine, dense in zip(images, shown[DENSE], strict=True))
+    psnr = () if one.paired is None else one.paired.psnr
+    captions = ("all samples on the same seeds", *(format_decibels(value) for value in psnr[: len(images) - 1]))
+    captions = (*captions, *[""] * (len(images) - len(captions)))
+    return Result(
+        one.name, _figures(evaluation.reference, one), images, errors, captions, (_compared(evaluation), *tables)
+    )
+
+
+def _figures(dense: EvaluatedModel, one: EvaluatedModel) -> tuple[Figure, ...]:
+    figures: list[Figure] = []
+    if one.cost is not None and dense.cost is not None:
+        before, after = dense.cost, one.cost
+        figures += [
+            Figure("Parameters", _short(after.params), _short(before.params), f"{after.params / before.params:.1%}"),
+            Figure("Multiply-adds", _short(after.macs), _short(before.macs), f"{after.macs / before.macs:.1%}"),
+            Figure("Size", format_bytes(after.bytes), format_bytes(before.bytes)),
+            Figure(
+                "Latency",
+                f"{after.latency.median_ms:.1f} ms",
+                f"{before.latency.median_ms:.1f} ms",
+                f"{before.latency.median_ms / after.latency.median_ms:.2f} times as fast",
+            ),
+        ]
+    if one.paired is not None:
+        note = "against the dense model's pictures"
+        figures.append(Figure("PSNR", format_decibels(one.paired.mean_psnr), None, note))
+    for mine, theirs in zip(one.distances, dense.distances, strict=True):
+        figures.append(Figure(mine.name, f"{mine.frechet:.2f}", f"{theirs.frechet:.2f}", f"{mine.samples} samples"))
+    if one.accuracy is not None and dense.accuracy is not None:
+        figures.append(Figure("Right class", f"{one.accuracy.mean:.1%}", f"{dense.accuracy.mean:.1%}"))
+    return tuple(figures)
+
+
+def _compared(evaluation: Evaluation) -> Table:
+    """All models beside one another."""
+    models = (evaluation.reference, *evaluation.candidates)
+    rows: list[tuple[str, ...]] = []
+    if all(one.cost for one in models):
+        costs = [one.cost for one in models if one.cost]
+        rows += [
+            ("Parameters", *(f"{cost.params:,}" for cost in costs)),
+            ("Multiply-adds of a forward", *(f"{cost.macs:,}" for cost in costs)),
+            ("Bytes", *(f"{cost.bytes:,}" for cost in costs)),
+            (
+                f"Latency, batch of {costs[0].batch_size}, {costs[0].latency.threads} threads",
+                *(f"{cost.latency.median_ms:.2f} ms" for cost in costs),
+            ),
+        ]
+    for index, distance in enumerate(evaluation.reference.distances):
+        rows.append((distance.name, *(f"{one.distances[index].frechet:.3f}" for one in models)))
+        rows.append(("Kernel distance", *(f"{one.distances[index].kid.mean:.5f}" for one in models)))
+    if all(one.accuracy for one in models):
+        rows.append(("Right class", *(f"{one.accuracy.mean:.1%}" for one in models if one.accuracy)))
+    errors = ["reference" if one.paired is None else f"{one.paired.mean_latent_mse:.5f}" for one in models]
+    rows.append(("Mean squared error of latents", *errors))
+    return Table("Before and after", ("", *(one.name for one in models)), tuple(rows))
+
+
+def _units(kinds: Mapping[str, tuple[int, int]]) -> Table:
+    rows = tuple(
+        (kind, Meter(f"{kept:,} of {size:,}", kept / size), f"{kept / size:.1%}")
+        for kind, (kept, size) in kinds.items()
+    )
+    return Table("What stays", ("Units", "Kept", "Share"), rows)
+
+
+def _stages(seconds: Mapping[str, float]) -> Table:
+    longest = max(seconds.values())
+    rows = tuple((stage, Meter(f"{one:.1f} s", one / longest if longest else 0.0)) for stage, one in seconds.items())
+    return Table("Time", ("Stage", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
+
+
+def _said(record: Pruning) -> str:
+    share = record.plan.pruned.params / record.plan.dense.params
+    by = "named modules went" if record.criterion is None else f"units chosen by {record.criterion}"
+    trained = "" if record.recovery is None else f", then trained for {record.recovery.steps} steps"
+    return f"{share:.1%} of the parameters of the {record.component} are left: {by}{trained}."
+
+
+def _machine(machine: Machine) -> dict[str, str]:
+    return {"Machine": f"{machine.processor}, {machine.cores} cores", "GPU": machine.gpu or "none"}
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _short(count: float) -> str:
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f}"
