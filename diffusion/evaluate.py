@@ -45,7 +45,7 @@ class PipelineSource:
     """The latents that a model makes in the place of a pipeline's network.
 
     Args:
-        pipeline: `diffusion.pipeline.ClassToImage` or `TextToImage`; its scheduler must draw no noise.
+        pipeline: `diffusion.pipeline.ClassToImage` or `TextToImage`.
         asked: the class or prompt of each seed.
         steps: time steps of the sampler.
         guidance: of classifier-free guidance; 1: none.
@@ -63,8 +63,8 @@ class PipelineSource:
         noise = self.pipeline.noise(seeds).to(next(target.parameters()))
         conditions = self.pipeline.conditions([self.asked[seed] for seed in seeds])
         null = None if self.guidance == 1.0 else self.pipeline.null_conditions(len(seeds))
-        scheduler = self.pipeline.scheduler
-        return sample_latents(target, scheduler, noise, conditions, steps=self.steps, guidance=self.guidance, null=null)
+        how: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "null": null}
+        return sample_latents(target, self.pipeline.scheduler, noise, seeds, conditions, **how)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusion.denoiser import Denoiser
 from diffusion.text import sentence_encoder
+from diffusion.trajectory import Guided, Sampler
 from secateur.training import generator_at
 from secateur.training.weights import evaluating
 
@@ -35,10 +35,12 @@ def starting_noise(
     return torch.stack([torch.randn(*shape, generator=generator_at(seed, 0)) for seed in seeds]).to(device)
 
 
+@torch.no_grad()
 def sample_latents(
     network: nn.Module,
     scheduler: Any,
     noise: Float[Tensor, "N C H W"],
+    seeds: Sequence[int],
     conditions: Conditions,
     *,
     steps: int,
@@ -49,32 +51,21 @@ def sample_latents(
 
     Args:
         network: of diffusers.
-        scheduler: of diffusers; one that draws noise draws from torch's global generator.
+        scheduler: of diffusers; it is not changed.
         noise: standard normal.
+        seeds: one a sample: what a scheduler draws on the way depends on nothing else.
         conditions: of the samples.
         steps: time steps of the sampler.
         guidance: w in prediction(null) + w (prediction(conditions) - prediction(null)); 1: conditions alone.
         null: what the network is told when it is told nothing; needed unless `guidance` is 1.
 
     Raises:
-        ValueError: guidance without `null`; latents that are not finite, with the time step.
+        ValueError: guidance without `null`; latents that are not finite, with the step.
     """
     if guidance != 1.0 and null is None:
         raise ValueError(f"guidance {guidance} needs null, the conditions that tell nothing")
-    scheduler.set_timesteps(steps, device=noise.device)
-    denoiser, latents = Denoiser(network), noise * scheduler.init_noise_sigma
     with evaluating(network):
-        for time in scheduler.timesteps:
-            inputs = scheduler.scale_model_input(latents, time)
-            times = time.expand(len(latents))
-            predicted = denoiser(inputs, times, **conditions)
-            if guidance != 1.0 and null is not None:
-                without = denoiser(inputs, times, **null)
-                predicted = without + guidance * (predicted - without)
-            latents = scheduler.step(predicted, time, latents, return_dict=False)[0]
-            if not latents.isfinite().all():
-                raise ValueError(f"latents are not finite after time step {float(time):g}")
-    return latents
+        return Sampler(scheduler, steps).sample(Guided(network, conditions, null, guidance), noise, seeds)
 
 
 class _ImagePipeline(DiffusionPipeline):
@@ -124,6 +115,7 @@ class _ImagePipeline(DiffusionPipeline):
             self.network,
             self.scheduler,
             self.noise(seeds).to(next(self.network.parameters()).dtype),
+            seeds,
             self.conditions(asked),
             steps=steps,
             guidance=guidance,

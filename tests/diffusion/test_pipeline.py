@@ -115,6 +115,6 @@ def test_what_cannot_be_sampled_is_refused() -> None:
     noise = starting_noise([0], (1, 8, 8))
     labels = {"class_labels": torch.tensor([1])}
     with pytest.raises(ValueError, match="needs null"):
-        sample_latents(pipeline.network, scheduler(), noise, labels, steps=1, guidance=2.0)
-    with pytest.raises(ValueError, match="not finite after time step 999"):
-        sample_latents(pipeline.network, scheduler(), noise * float("nan"), labels, steps=1)
+        sample_latents(pipeline.network, scheduler(), noise, [0], labels, steps=1, guidance=2.0)
+    with pytest.raises(ValueError, match="not finite after step 1 of 1"):
+        sample_latents(pipeline.network, scheduler(), noise * float("nan"), [0], labels, steps=1)
