@@ -9,6 +9,7 @@ from itertools import count
 
 import torch
 
+from diffusion.block_removal import remove_blocks
 from diffusion.inputs import example_inputs
 from diffusion.models import Source, find
 from diffusion.plan import Plan, Size, measure, plan
@@ -33,6 +34,7 @@ class Target:
         kinds: group name -> kind of its units.
         groups: the units, with the recipe's floors.
         size: of the model as it is.
+        student: the smaller network, where the recipe removes blocks as BK-SDM does; then there are no groups.
         expected: which units stay as far as that can be told before there are scores: exactly, where the recipe names
             what goes; otherwise every group loses the same share.
     """
@@ -43,10 +45,13 @@ class Target:
     groups: tuple[UnitGroup, ...]
     size: Size
     expected: Keep
+    student: Network | None = None
 
-    def plan(self) -> Plan:
-        """The model before and after, as it is expected."""
-        return plan(self.network, self.expected)
+    def plan(self, keep: Keep | None = None) -> Plan:
+        """The model before and after a choice of units; None: as it is expected."""
+        if self.student is not None:
+            return Plan(self.size, measure(self.student), {})
+        return plan(self.network, self.expected if keep is None else keep)
 
 
 def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
@@ -61,6 +66,13 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
         source = find(recipe.model.id, recipe.model.component, recipe.model.revision)
         module = source.on_meta()
     units = recipe.units
+    tokens = source.architecture.text_tokens or 77
+    inputs = example_inputs(module, size=recipe.calibration.size, text_tokens=tokens)
+    if units.blocks is not None:
+        network = Network(module, (), inputs)
+        with file.blaming("units", "blocks"):
+            student = remove_blocks(module, units.blocks)
+        return Target(source, network, {}, (), measure(network), {}, Network(student.model, (), inputs))
     kinds: dict[str, str] = {}
     for index, kind in enumerate(units.kinds):
         with file.blaming("units", "kinds", index):
@@ -70,8 +82,6 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
         with file.blaming("units", "modules", index):
             prunable(module, units.kinds, modules=[pattern], min_keep=units.min_keep)
     with file.blaming("units"):
-        tokens = source.architecture.text_tokens or 77
-        inputs = example_inputs(module, size=recipe.calibration.size, text_tokens=tokens)
         network = prunable(module, units.kinds, inputs, modules=units.modules, min_keep=units.min_keep)
     groups = _with_floors(file, network.groups())
     target = Target(source, network, kinds, groups, measure(network), {})

@@ -18,7 +18,7 @@ from diffusion.models import find, load_model
 from diffusion.plan import Size, measure
 from diffusion.prune import DryRun, Pruning, dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
-from diffusion.report import enlarged, grid, write_evaluation
+from diffusion.report import grid, write_evaluation
 from diffusion.units import Kind, prunable
 from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
@@ -171,7 +171,7 @@ def generate_pictures(
     calibration = Calibration(tuple(asked), steps=steps, guidance=guidance, seed=seed)
     generator = Generator(model, recipe_of(_recipe(folder, calibration)))
     latents = generator.trajectories(len(asked)).sample(model.network, torch.arange(len(asked)))
-    pictures = enlarged(grid(model.prompting.decode(latents).cpu()))
+    pictures = grid(model.prompting.decode(latents).cpu())
     with replacing_file(output) as temporary:
         Image.fromarray(pictures).save(temporary, "PNG")
     return Generated(output, tuple(asked), tuple(range(len(asked))))
@@ -218,8 +218,9 @@ def show_evaluation(record: Evaluation) -> None:
     if all(one.cost for one in models):
         costs = [one.cost for one in models if one.cost]
         table.add_row("parameters", *(f"{cost.params:,}" for cost in costs))
-        table.add_row("multiply-adds", *(f"{cost.macs:,}" for cost in costs))
-        table.add_row("latency", *(f"{cost.latency.median_ms:.1f} ms" for cost in costs))
+        batch = f"batch of {costs[0].batch_size}"
+        table.add_row(f"multiply-adds, {batch}", *(f"{cost.macs:,}" for cost in costs))
+        table.add_row(f"latency, {batch}", *(f"{cost.latency.median_ms:.1f} ms" for cost in costs))
     for index, distance in enumerate(record.reference.distances):
         table.add_row(distance.name, *(f"{one.distances[index].frechet:.2f}" for one in models))
     if all(one.accuracy for one in models):

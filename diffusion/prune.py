@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from diffusion.block_removal import Student, remove_blocks
 from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
 from diffusion.choose import Target, choose, dropped, find_target
 from diffusion.data import Samples
@@ -24,7 +25,7 @@ from diffusion.inputs import example_inputs
 from diffusion.judging import judge
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
-from diffusion.plan import Plan, plan
+from diffusion.plan import Plan
 from diffusion.recipe import DiffusionRecipe, Model
 from diffusion.recovering import recover
 from diffusion.repair import repair
@@ -52,7 +53,7 @@ class Pruning:
     Args:
         model: its id.
         component: the part that was pruned.
-        criterion: class of what scored the units; None where the recipe named what goes.
+        criterion: class of what scored the units; None where the recipe names what goes.
         plan: sizes before and after, of one sample, and how many units of each group stay.
         kinds: kind -> (units that stay, units).
         repaired: layers that were solved again.
@@ -171,14 +172,12 @@ class _Run:
             self.model = load(file.recipe.model)
         self.generator = Generator(self.model, file)
         self.task = DenoisingTask(noising_of(self.model), file.recipe.recovery.weighting)
+        self.student: Student | None = None
         self._samples: Samples | None = None
 
     def whole(self) -> tuple[Network, Pruning]:
         self.file.save(self.output)
-        network = self.units()
-        keep = self.chosen(network)
-        with self.steps("cut"):
-            small, found = network.cut(keep), plan(self.target.network, keep)
+        small, found, keep = self.cut()
         repaired = self.repaired(small)
         pruned = {"pruned": small.module}
         if self.recipe.recovery.steps:
@@ -196,6 +195,18 @@ class _Run:
         write_page(record, pictures, self.output)
         self.stages.clear()
         return small, record
+
+    def cut(self) -> tuple[Network, Plan, Keep]:
+        """The smaller network, its sizes, and which units stay."""
+        blocks = self.recipe.units.blocks
+        if blocks is not None:
+            with self.steps("cut"):
+                self.student = remove_blocks(self.model.network, blocks)
+            return Network(self.student.model, ()), self.target.plan(), {}
+        network = self.units()
+        keep = self.chosen(network)
+        with self.steps("cut"):
+            return network.cut(keep), self.target.plan(keep), keep
 
     def units(self) -> Network:
         """The loaded network with its units; its groups are those that were planned with."""
@@ -270,6 +281,7 @@ class _Run:
                 self.samples,
                 self.task,
                 self.recipe.recovery,
+                student=self.student,
                 checkpoint=self.stages.checkpoint("recovery"),
                 seed=self.recipe.calibration.seed,
                 report=stretch(self.report, 0.5, 0.85),
@@ -309,12 +321,27 @@ class _Run:
         )
 
     def save(self, small: Network, record: Pruning) -> None:
+        if self.student is not None:
+            save_plain(self.student.model, self.model, self.output)
+            return
         metrics = {"plan": to_json(record.plan), "evaluation": to_json(record.evaluation)}
         options: dict[str, Any] = {"dense": self.model.network, "recipe": record.recipe, "metrics": metrics}
         if self.model.pipeline is None:
             save(small, self.output, **options)
         else:
             save_pipeline(self.model.pipeline, {self.model.component: small}, self.output, **options)
+
+
+def save_plain(network: Any, model: LoadedModel, folder: Path) -> None:
+    """Write a network that diffusers' configuration describes, in the place of the model's in its pipeline."""
+    if model.pipeline is None:
+        network.save_pretrained(folder)
+        return
+    try:
+        model.pipeline.register_modules(**{model.component: network})
+        model.pipeline.save_pretrained(folder)
+    finally:
+        model.pipeline.register_modules(**{model.component: model.network})
 
 
 def load(model: Model) -> LoadedModel:

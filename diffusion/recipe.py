@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.block_removal import BlockRemoval
 from diffusion.data import OwnSamples, TrainingData
 from diffusion.noising import Weighting
 from diffusion.units import Kind
@@ -63,6 +64,8 @@ class Units:
         floors: pattern over names of groups -> the fewest units of each that stay, in place of `min_keep`.
         drop: patterns over names of whole modules that go, whatever they are worth. Then there is neither a criterion
             nor a budget.
+        blocks: layers and stages of a UNet that go as in BK-SDM; what is left loads with plain diffusers. Then there is
+            neither a criterion, nor a budget, nor `drop`; kinds and modules do not matter.
 
     Raises:
         ValueError: there are no kinds or patterns, or a floor is negative.
@@ -73,8 +76,16 @@ class Units:
     min_keep: int = 1
     floors: Mapping[str, int] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    blocks: BlockRemoval | None = None
+
+    @property
+    def named(self) -> bool:
+        """Whether what goes is named, so that nothing is scored."""
+        return bool(self.drop) or self.blocks is not None
 
     def __post_init__(self) -> None:
+        if self.drop and self.blocks is not None:
+            raise ValueError("units.drop and units.blocks cannot be used together")
         if not self.kinds or not self.modules:
             raise ValueError("units need at least one kind and one module pattern")
         if self.min_keep < 0 or any(floor < 0 for floor in self.floors.values()):
@@ -307,8 +318,8 @@ class DiffusionRecipe:
 
     def __post_init__(self) -> None:
         scored = self.criterion is not None and self.budget is not None
-        if bool(self.units.drop) == scored or (self.criterion is None) != (self.budget is None):
-            raise ValueError("a recipe needs a criterion and a budget, or units.drop, and not both")
+        if self.units.named == scored or (self.criterion is None) != (self.budget is None):
+            raise ValueError("a recipe needs a criterion and a budget, or units.drop or units.blocks, and not both")
         unknown = sorted(set(self.budget.by_kind if self.budget else ()) - set(self.units.kinds))
         if unknown:
             raise ValueError(f"budget.by_kind names {unknown[0]!r}, which is none of units.kinds {self.units.kinds}")

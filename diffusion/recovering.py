@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from diffusion.block_removal import Student
 from diffusion.conditions import LatentBatches
 from diffusion.data import SampleConditions, Samples, to_device
 from diffusion.recipe import Recovery
@@ -32,6 +33,7 @@ def recover(
     task: DenoisingTask,
     options: Recovery,
     *,
+    student: Student | None = None,
     checkpoint: Path | None = None,
     seed: int = 0,
     report: Report = silent,
@@ -44,6 +46,7 @@ def recover(
         samples: clean latents.
         task: the noise, and the loss on the data.
         options: the recipe's.
+        student: `small`, where it was made by removing blocks: it knows which of the teacher's blocks are its own.
         checkpoint: where the training is kept, and goes on from.
         seed: of batches, noise and time steps.
         report: told how far it is.
@@ -72,8 +75,8 @@ def recover(
     else:
         module = DiffusionDistillation(
             small,
-            dense,
-            _terms(small, options),
+            dense if student is None else student.teacher(dense),
+            _terms(small, options, student),
             _on(batches.batch_at(0), small),
             task,
             task_weight=options.distil.task,
@@ -103,10 +106,13 @@ def _batches(samples: Samples, batch_size: int, drop: float, dtype: torch.dtype,
     return LatentBatches(samples.latents.to(dtype), SampleConditions(samples, drop), batch_size, seed)
 
 
-def _terms(small: nn.Module, options: Recovery) -> list[Term]:
+def _terms(small: nn.Module, options: Recovery, student: Student | None) -> list[Term]:
     assert options.distil is not None
+    weight = options.distil.blocks
     terms: list[Term] = [OutputError(options.distil.outputs)] if options.distil.outputs else []
-    return [*terms, block_features(small, options.distil.blocks)] if options.distil.blocks else terms
+    if weight:
+        terms.append(block_features(small, weight) if student is None else student.features(weight))
+    return terms
 
 
 def _schedule(options: Recovery) -> Schedule:

@@ -25,6 +25,9 @@ _SIDE = 640
 
 _SINGLES = 4
 
+_GAP = 4
+"""Pixels between pictures."""
+
 
 def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path) -> Path:
     """Write `results.json`, `index.html` and `samples.png` of a recipe's run; returns the page's path."""
@@ -35,7 +38,7 @@ def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]]
         directory,
         title=f"{record.model}, pruned",
         subtitle=_said(record),
-        tables=(_units(record.kinds), _stages(record.seconds)),
+        tables=(*([_units(record.kinds)] if record.kinds else []), _stages(record.seconds)),
         details={"Recipe": str(record.recipe)},
     )
 
@@ -76,37 +79,37 @@ def _written(
 
 def side_by_side(pictures: Mapping[str, Float[Tensor, "K C H W"]], path: Path) -> None:
     """Write the grids of all models into one picture, from left to right: the dense one's, then the others'."""
-    grids = [enlarged(grid(images)) for images in pictures.values()]
-    gap = np.full((grids[0].shape[0], 16, 3), 255, np.uint8)
+    grids = [grid(images) for images in pictures.values()]
+    gap = np.full((grids[0].shape[0], 8 * _GAP, 3), 255, np.uint8)
     parts = [part for one in grids for part in (gap, one)][1:]
     with replacing_file(path) as temporary:
         Pictures.fromarray(np.concatenate(parts, axis=1)).save(temporary, "PNG")
 
 
-def grid(images: Float[Tensor, "K C H W"], gap: int = 1) -> Image:
-    """(rows (H + gap), columns (W + gap), 3) pictures in [0, 1] side by side, about as many rows as columns."""
-    count, _, height, width = images.shape
-    columns = int(np.ceil(count**0.5))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for index, one in enumerate(images):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = _levels(one)
+def grid(images: Float[Tensor, "K C H W"]) -> Image:
+    """Pictures in [0, 1] side by side, about as many rows as columns; small ones enlarged, to about 640 pixels."""
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    factor = max(1, _SIDE // (columns * max(images.shape[2:])))
+    cells = [_enlarged(_levels(one), factor) for one in images]
+    height, width = cells[0].shape[:2]
+    sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
+    for index, cell in enumerate(cells):
+        top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
+        sheet[top : top + height, left : left + width] = cell
     return sheet
 
 
-def enlarged(image: Image) -> Image:
-    """The picture with each pixel a square of as many, so that its longer side is nearly 640 pixels, or as it is."""
-    factor = max(1, _SIDE // max(image.shape[:2]))
+def _enlarged(image: Image, factor: int) -> Image:
+    """The picture with each pixel a square of as many."""
     return np.asarray(image.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def _views(images: Float[Tensor, "K C H W"]) -> list[Image]:
     """The grid, and the first few alone."""
-    whole = enlarged(grid(images))
+    whole = grid(images)
     height, width = whole.shape[:2]
-    singles = [enlarged(_levels(one)) for one in images[:_SINGLES]]
-    return [whole, *(_fitted(one, height, width) for one in singles)]
+    return [whole, *(_fitted(_levels(one), height, width) for one in images[:_SINGLES])]
 
 
 def _fitted(image: Image, height: int, width: int) -> Image:
@@ -165,7 +168,7 @@ def _compared(evaluation: Evaluation) -> Table:
         costs = [one.cost for one in models if one.cost]
         rows += [
             ("Parameters", *(f"{cost.params:,}" for cost in costs)),
-            ("Multiply-adds of a forward", *(f"{cost.macs:,}" for cost in costs)),
+            (f"Multiply-adds, batch of {costs[0].batch_size}", *(f"{cost.macs:,}" for cost in costs)),
             ("Bytes", *(f"{cost.bytes:,}" for cost in costs)),
             (
                 f"Latency, batch of {costs[0].batch_size}, {costs[0].latency.threads} threads",
