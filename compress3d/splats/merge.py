@@ -76,14 +76,14 @@ class Merge:
         """
         if not 1 <= count <= len(scene):
             raise ValueError(f"count must be 1 to {len(scene)}, got {count}")
-        cloud = _Cloud.of(scene, masses, self.mass_floor, _pixel_sizes(scene, cameras))
+        cloud = Cloud.of(scene, masses, self.mass_floor, _pixel_sizes(scene, cameras))
         while len(cloud.means) > count:
             cloud = self._round(cloud, count)
             if progress is not None:
                 progress(len(cloud.means))
         return cloud.scene(scene)
 
-    def _round(self, cloud: _Cloud, count: int) -> _Cloud:
+    def _round(self, cloud: Cloud, count: int) -> Cloud:
         size = len(cloud.means)
         quota = min(size - count, max(1, int(size * self.share)))
         k = min(self.neighbours, size - 1)
@@ -98,7 +98,7 @@ class Merge:
         return cloud.merged(pairs, taken)
 
 
-class _Cloud(NamedTuple):
+class Cloud(NamedTuple):
     """Gaussians in the form that merging works on; rows of `source` are -1 for merged ones."""
 
     means: np.ndarray  # (n, 3) float32
@@ -110,7 +110,8 @@ class _Cloud(NamedTuple):
     source: np.ndarray  # (n,) int64
 
     @classmethod
-    def of(cls, scene: SplatScene, masses: np.ndarray, floor: float, pixels: np.ndarray) -> _Cloud:
+    def of(cls, scene: SplatScene, masses: np.ndarray, floor: float, pixels: np.ndarray) -> Cloud:
+        """N Gaussians on the CPU; `masses` and `pixels` (N,), and the mean mass's share that each has at least."""
         coefficients = torch.cat([scene.sh0, scene.shN], dim=1).reshape(len(scene), -1).numpy()
         masses = masses.astype(np.float32) + np.float32(max(floor * float(masses.mean()), 1e-12))
         return cls(
@@ -123,8 +124,11 @@ class _Cloud(NamedTuple):
             np.arange(len(scene)),
         )
 
-    def merged(self, pairs: np.ndarray, taken: np.ndarray) -> _Cloud:
-        """Replace each pair ((p, 2) indices) by its moment-matched Gaussian; `taken` (n,) marks the paired."""
+    def merged(self, pairs: np.ndarray, taken: np.ndarray) -> Cloud:
+        """Replace each pair ((p, 2) indices) by its moment-matched Gaussian; `taken` (n,) marks the paired.
+
+        What is not paired comes first, in its order, then one Gaussian a pair.
+        """
         first, second = pairs[:, 0], pairs[:, 1]
         share = (self.masses[first] / (self.masses[first] + self.masses[second]))[:, None]
         means, covariances = _merge_moments(pairs, self.means, self.covariances, self.masses)
@@ -138,7 +142,7 @@ class _Cloud(NamedTuple):
         def joined(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
             return np.concatenate([rows[left], new.astype(rows.dtype)])
 
-        return _Cloud(
+        return Cloud(
             joined(self.means, means),
             joined(self.covariances, covariances),
             joined(self.opacities, opacities),

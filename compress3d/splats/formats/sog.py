@@ -98,11 +98,11 @@ def write(scene: SplatScene, path: Path, *, palette_size: int | None = None) -> 
         raise ValueError(f"{path}: palette_size must be 1 to {_MOST_LABELS}, got {palette_size}")
     require_valid(scene)
     meta, images = _encode(scene, palette_size)
-    contents = {name: _webp(image) for name, image in images.items()}
+    contents = {name: lossless_webp(image) for name, image in images.items()}
     contents[META] = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode()
     if path.suffix and path.name.lower() != META and not path.is_dir():
         with replacing_file(path) as temporary:
-            _write_archive(temporary, contents)
+            write_archive(temporary, contents)
     else:
         with replacing_sog(path.parent if path.name.lower() == META else path) as folder:
             for name, data in contents.items():
@@ -122,23 +122,25 @@ def _decode(files: SogFiles, meta: Json) -> SplatScene:
     return SplatScene(
         means=torch.from_numpy(decode_means(files, meta["means"], count)),
         quats=torch.from_numpy(decode_quats(files, meta["quats"], count)),
-        scales=torch.from_numpy(_looked_up(meta["scales"]["codebook"], scales)),
+        scales=torch.from_numpy(looked_up(meta["scales"]["codebook"], scales)),
         opacities=torch.from_numpy(opacities_from_bytes(sh0[:, 3])),
-        sh0=torch.from_numpy(_looked_up(meta["sh0"]["codebook"], sh0[:, None, :3])),
-        shN=torch.from_numpy(_decode_shN(files, meta, count)),
+        sh0=torch.from_numpy(looked_up(meta["sh0"]["codebook"], sh0[:, None, :3])),
+        shN=torch.from_numpy(decode_shN(files, meta, count)),
         antialiased=(model is not None and model.value == "antialiased")
         or (antialias is not None and antialias.value is True),
     )
 
 
-def _looked_up(codebook: Json, indices: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+def looked_up(codebook: Json, indices: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """The values at `indices` of a codebook. Raises ValueError where it is no codebook, or ends before an index."""
     values = np.array(codebook.numbers(1, 256), np.float32)
     if indices.max() >= len(values):
         raise ValueError(f"{codebook.where} has {len(values)} values, the texture asks for number {indices.max()}")
     return values[indices]
 
 
-def _decode_shN(files: SogFiles, meta: Json, count: int) -> Float32[np.ndarray, "N K 3"]:
+def decode_shN(files: SogFiles, meta: Json, count: int) -> Float32[np.ndarray, "N K 3"]:
+    """Higher harmonics of `count` Gaussians, as `encode_shN` packs them; none where the metadata names none."""
     field = meta.get("shN")
     degree = 0 if field is None else field["bands"].integer(0, 3)
     if field is None or degree == 0:
@@ -151,7 +153,7 @@ def _decode_shN(files: SogFiles, meta: Json, count: int) -> Float32[np.ndarray, 
     if texels.shape[1] != columns:
         raise ValueError(f"{name.where}: {name.text()!r} is {texels.shape[1]} wide, {degree} bands need {columns}")
     labels = palette_rows(files, field["files"][1], count, size)
-    return _looked_up(field["codebook"], texels[..., :3].reshape(-1, coefficients, 3))[labels]
+    return looked_up(field["codebook"], texels[..., :3].reshape(-1, coefficients, 3))[labels]
 
 
 def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "h w c"]]]:
@@ -169,9 +171,9 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
         "count": len(scene),
         **({"model": "antialiased", "antialias": True} if scene.antialiased else {}),
         "means": {"mins": low, "maxs": high, "files": ["means_l.webp", "means_u.webp"]},
-        "scales": {"codebook": _shortest(scales), "files": ["scales.webp"]},
+        "scales": {"codebook": shortest(scales), "files": ["scales.webp"]},
         "quats": {"files": ["quats.webp"]},
-        "sh0": {"codebook": _shortest(sh0), "files": ["sh0.webp"]},
+        "sh0": {"codebook": shortest(sh0), "files": ["sh0.webp"]},
     }
     images = {
         "means_l.webp": _image(lower),
@@ -181,7 +183,7 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
         "sh0.webp": _image(np.concatenate([nearest(arrays["sh0"][:, 0], sh0), alphas[:, None]], axis=1)),
     }
     if scene.sh_degree:
-        meta["shN"], shN_images = _encode_shN(arrays["shN"], weights, palette_size)
+        meta["shN"], shN_images = encode_shN(arrays["shN"], weights, palette_size)
         images.update(shN_images)
     return meta, images
 
@@ -206,9 +208,10 @@ def visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
     return np.exp(np.clip(logs - np.median(logs), -7, 7)).astype(np.float32)
 
 
-def _encode_shN(
+def encode_shN(
     shN: Float32[np.ndarray, "N K 3"], weights: Float32[np.ndarray, " N"], palette_size: int
 ) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "h w c"]]]:
+    """A palette of higher harmonics and each Gaussian's label: the entry of the metadata, and its two images."""
     count, coefficients = shN.shape[:2]
     palette, labels = row_palette(shN.reshape(count, -1), palette_size, weights)
     usage = np.bincount(labels, minlength=len(palette))
@@ -224,7 +227,7 @@ def _encode_shN(
     meta = {
         "count": len(palette),
         "bands": {k: degree for degree, k in SH_COEFFICIENTS.items()}[coefficients],
-        "codebook": _shortest(codebook),
+        "codebook": shortest(codebook),
         "files": ["shN_centroids.webp", "shN_labels.webp"],
     }
     label_bytes = np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=1).astype(np.uint8)
@@ -234,7 +237,7 @@ def _encode_shN(
     }
 
 
-def _shortest(values: Float32[np.ndarray, " size"]) -> list[float]:
+def shortest(values: Float32[np.ndarray, " size"]) -> list[float]:
     """The same float32 values with the fewest digits."""
     return [float(str(value)) for value in values]
 
@@ -249,14 +252,16 @@ def _image(texels: UInt8[np.ndarray, "N channels"]) -> UInt8[np.ndarray, "h w ch
     return image.reshape(height, width, channels)
 
 
-def _webp(image: UInt8[np.ndarray, "h w channels"]) -> bytes:
+def lossless_webp(image: UInt8[np.ndarray, "h w channels"]) -> bytes:
+    """An image of 3 or 4 channels as a WebP file that gives every byte back."""
     buffer = io.BytesIO()
     # Without `exact` the encoder changes colours where alpha is 0. More effort than this gains less than 0.2 %.
     Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=75, method=4, exact=True)
     return buffer.getvalue()
 
 
-def _write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
+def write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files by name into a zip, the metadata first; the same contents give the same bytes."""
     # The images do not shrink further, and the fixed date of a bare ZipInfo makes equal scenes equal files.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in (META, *(name for name in contents if name != META)):
