@@ -107,6 +107,8 @@ def find(id: str, component: str | None = None, revision: str | None = None) -> 
     """
     folder = next((path for path in (Path(id), MODELS / id) if path.exists()), None)
     if folder is None:
+        if "/" not in id:
+            raise FileNotFoundError(f"{id}: no folder, and none of the demo models {sorted(_demo_models())}")
         if id in PUBLISHED:
             kind = PUBLISHED[id].kind
             return Source(id, None, component or ("unet" if kind.startswith("UNet") else "transformer"), PUBLISHED[id])
@@ -259,10 +261,7 @@ def _find_repository(id: str, component: str | None, revision: str | None) -> So
             return Source(id, None, name, _architecture(path))
         except Exception as error:
             reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    raise FileNotFoundError(
-        f"{id}: no folder, none of the demo models {sorted(_demo_models())}, and no repository that could be read "
-        f"({'; '.join(reasons)})"
-    )
+    raise FileNotFoundError(f"{id}: no folder, and no repository that could be read ({'; '.join(reasons)})")
 
 
 def _demo_models() -> list[str]:

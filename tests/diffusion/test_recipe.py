@@ -1,0 +1,113 @@
+"""Recipes of diffusion models: what is refused before anything is loaded, and what a dry run says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from diffusion.models import PUBLISHED, find
+from diffusion.prune import dry_run
+from diffusion.recipe import Budget, DiffusionRecipe, Units
+from secateur.recipe import read_recipe, recipe_of
+from tests.diffusion.recipes import recipe, save_dit
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_dit(tmp_path_factory.mktemp("dit"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_read_and_name_what_is_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = read_recipe(path, DiffusionRecipe).recipe
+    assert found.output == Path("out") / path.stem
+    assert found.calibration.prompts_file is None or found.calibration.prompts_file.is_file()
+    if found.model.id not in PUBLISHED:
+        try:
+            find(found.model.id)
+        except FileNotFoundError:
+            pytest.skip(f"the demo model {found.model.id} is not here")
+
+
+def test_a_recipe_of_python_is_the_same_as_yaml(tmp_path: Path, dit: Path) -> None:
+    made = recipe(dit, units=Units(kinds=("heads",), floors={"*attn1.heads": 2}))
+    assert read_recipe(recipe_of(made).save(tmp_path), DiffusionRecipe).recipe == made
+
+
+def test_a_dry_run_plans_without_weights(dit: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "config.json"
+    bare.write_text((dit / "transformer" / "config.json").read_text())
+    found = dry_run(recipe(bare, budget=Budget(remove=0.2, cost="macs")))
+    assert found.plan.dense.macs and found.plan.pruned.macs
+    gone = found.plan.dense.macs - found.plan.pruned.macs
+    assert gone >= 0.2 * found.plan.dense.macs
+    assert set(found.kinds) == {"heads", "neurons"}
+    assert found.estimate.forwards["evaluate"] == 4 * 2 * 2
+    assert found.estimate.memory_bytes > found.plan.dense.bytes
+
+
+REFUSED = [
+    ("units: {kinds: [channels]}\n", 2, "channels"),
+    ("units:\n  modules: [transformer_blocks.0, absent.*]\n", 3, "'absent.*' matches none"),
+    ("units:\n  floors:\n    absent: 2\n", 4, "matches none"),
+    ("budget:\n  remove: 0.99\n", 2, "cannot go"),
+    ("budget:\n  limit: 100\n", 2, "cannot go"),
+    ("budget: {by_kind: {channels: 0.5}}\n", None, "none of units.kinds"),
+    ("budget: {remove: 0.2, limit: 5}\n", 2, "one of remove, limit and by_kind"),
+    ("budget: {remove: 1.2}\n", 2, "at least 0 and below 1"),
+    ("units: {drop: [absent]}\n", None, "not both"),
+    ("calibration: {stepz: 5}\n", 2, "there is no 'stepz'"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "says"), REFUSED, ids=[says for _, _, says in REFUSED])
+def test_what_cannot_be_done_is_refused_with_its_line(
+    dit: Path, tmp_path: Path, text: str, line: int | None, says: str
+) -> None:
+    path = tmp_path / "some.yaml"
+    rest = "criterion: {class_path: secateur.importance.Magnitude}\n"
+    rest += "" if "budget" in text else "budget: {remove: 0.1}\n"
+    path.write_text(f"model: {{id: {dit}}}\n{text}{rest}")
+    with pytest.raises(ValueError) as raised:
+        dry_run(read_recipe(path, DiffusionRecipe))
+    assert says in str(raised.value)
+    assert line is None or f"some.yaml:{line}: " in str(raised.value)
+
+
+def test_a_model_that_is_not_there_is_named(dit: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no model of diffusers"):
+        find(str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=r"no component unet with a config\.json; it has \['transformer'\]"):
+        find(str(dit), "unet")
+
+
+def test_whole_blocks_that_are_named_go(dit: Path) -> None:
+    units = Units(kinds=("transformer_blocks",), drop=("transformer_blocks.1",))
+    found = dry_run(recipe(dit, units=units, criterion=None, budget=None))
+    assert found.kinds == {"transformer_blocks": (1, 2)}
+    absent = Units(kinds=("transformer_blocks",), drop=("transformer_blocks.7",))
+    with pytest.raises(ValueError, match="matches none of 2 modules"):
+        dry_run(recipe(dit, units=absent, criterion=None, budget=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    file = read_recipe(path, DiffusionRecipe)
+    if file.recipe.model.id not in PUBLISHED and not (ROOT / "diffusion/demo/models" / file.recipe.model.id).is_dir():
+        pytest.skip(f"the demo model {file.recipe.model.id} is not here")
+    found = dry_run(file)
+    budget = file.recipe.budget
+    assert found.plan.pruned.params < found.plan.dense.params
+    if budget is not None and budget.remove is not None and budget.of == "model" and budget.cost != "ms":
+        left = getattr(found.plan.pruned, budget.cost) / getattr(found.plan.dense, budget.cost)
+        assert left <= 1 - budget.remove + 1e-6
