@@ -1,0 +1,1 @@
+"""APTP: a router that sends each prompt to one of a few pruned experts."""
