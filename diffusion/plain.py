@@ -74,7 +74,8 @@ def _length(module: nn.Module, name: str) -> int:
 
 def _config(module: Any, lengths: Mapping[str, int]) -> dict[str, Any] | None:
     """The configuration with these numbers of blocks in the lists of these names; None if it has no field for one."""
-    config = dict(module.config)
+    # Among the fields that diffusers notes itself are names of defaults, whose values it would not read.
+    config = {name: value for name, value in module.config.items() if not name.startswith("_")}
     stacks: dict[str, int] = {}
     for name, length in lengths.items():
         field = {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"}.get(name)
