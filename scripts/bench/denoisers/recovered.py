@@ -1,0 +1,43 @@
+"""Section `recovered`: the same cuts after the same short training."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parts import Job
+
+from denoisers.entrants import ENTRANTS, repaired, small
+from denoisers.settings import Settings
+from denoisers.subjects import subject
+from secateur.console import Report
+
+HOW = (
+    "The cuts of the section one_shot, as they are and after repair, then 100 steps of 64 pictures with AdamW (largest "
+    "rate 0.0005, a cosine) on the training loss and the difference to the dense model's outputs."
+)
+
+
+def jobs(settings: Settings) -> dict[str, Job]:
+    """One part a model, method, share and seed."""
+    return {
+        f"{name}: {method}: {share:.0%}: seed {seed}": partial(_method, name, method, share, seed, settings)
+        for name in settings.models
+        for seed in settings.seeds
+        for share in settings.shares
+        for method in ENTRANTS
+    }
+
+
+def _method(
+    name: str, method: str, share: float, seed: int, settings: Settings, report: Report, folder: Path
+) -> dict[str, Any]:
+    of = subject(name)
+    report(0.0, f"{name}: {method} at {share:.0%}, seed {seed}: recovery")
+    pruned, _ = small(name, method, settings, share, seed)
+    starts = {"False": pruned.module, "True": repaired(name, pruned, settings, seed).module}
+    models = {key: settings.recovered(of, module, seed) for key, module in starts.items()}
+    dense, figures = settings.judged(of, models, seed)
+    facts = {"share": share, "seed": seed}
+    return {"how": HOW, "dense": dense, "rows": [facts | {"repaired": k == "True"} | v for k, v in figures.items()]}

@@ -1,0 +1,85 @@
+"""Measure what methods of pruning are worth on the demo diffusion models, and draw what came out.
+
+Each part is written into the JSON as soon as it is measured, beside what is there already, with the conditions that it
+was measured under; so a run can be stopped, and --missing goes on with the parts that the JSON lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+# The package that is measured has this file's name, and Python looks into a script's own folder first.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from criteria import forgiving
+from denoisers import blocks, dense, grids, one_shot, recovered, training_free
+from denoisers.pictures import draw_all
+from denoisers.settings import Settings
+from denoisers.subjects import SUBJECTS
+from parts import Part, measure, names_of, read_results
+from peers import ROOT
+
+from secateur.console import console
+
+SECTIONS = {
+    "dense": dense.jobs,
+    "one_shot": one_shot.jobs,
+    "recovered": recovered.jobs,
+    "blocks": blocks.jobs,
+    "training_free": training_free.jobs,
+}
+PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "numpy", "scipy")
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    settings = Settings(options.models, options.quick)
+    if not options.plots:
+        parts = chosen(options, settings, read_results(options.output) if options.missing else {})
+        measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
+        console.print(f"wrote {len(parts)} parts into {options.output.name}")
+    if options.grids:
+        for name in options.models:
+            console.print(f"drew {grids.draw(name, settings, options.images).name}")
+    for picture in draw_all(read_results(options.output), options.images):
+        console.print(f"drew {picture.name}")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options; lists are names with commas between."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--models", type=names_of(SUBJECTS), default=tuple(SUBJECTS), help=f"of {','.join(SUBJECTS)}")
+    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as '*: seed 0'")
+    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
+    parser.add_argument("--output", type=Path, help="the JSON (results/diffusion.json; with --quick under out/)")
+    parser.add_argument("--images", type=Path, help="folder of the pictures (docs/images; with --quick under out/)")
+    parser.add_argument("--threads", type=int, default=1, help="threads to be held to")
+    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
+    parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
+    parser.add_argument("--grids", action="store_true", help="draw samples of dense, pruned and recovered models, too")
+    options = parser.parse_args(arguments)
+    # Figures that mean nothing must not land among those that do.
+    scratch = ROOT / "out" / "bench"
+    results = scratch if options.quick else Path(__file__).resolve().parent / "results"
+    options.output = options.output or results / "diffusion.json"
+    options.images = options.images or (scratch if options.quick else ROOT / "docs" / "images")
+    return options
+
+
+def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
+    """The parts that the options name, without those whose figures are held already."""
+    return [
+        Part(section, part, forgiving(job))
+        for section in options.only
+        for part, job in SECTIONS[section](settings).items()
+        if fnmatchcase(part, options.parts) and "failed" in held.get(section, {}).get(part, {"failed": "not measured"})
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
