@@ -1,0 +1,91 @@
+"""`secateur diffusion ...` and `secateur evaluate` on folders of diffusion models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("diffusers")
+
+from secateur.cli import BAD_INPUT, main
+from tests.diffusion.recipes import save_dit
+
+RECIPE = """
+model: {{id: {model}, device: cpu}}
+criterion: {{class_path: secateur.importance.Magnitude}}
+budget: {{remove: 0.1}}
+calibration: {{count: 4, steps: 2, batch_size: 4}}
+evaluation: {{samples: 4, batch_size: 4, repeats: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_dit(tmp_path_factory.mktemp("dit"))
+
+
+@pytest.fixture
+def recipe(dit: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "short.yaml"
+    path.write_text(RECIPE.format(model=dit))
+    return path
+
+
+def test_a_dry_run_writes_nothing(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["diffusion", "prune", str(recipe), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "would be pruned" in said and "heads" in said and "time on this machine" in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["diffusion", "prune", str(recipe), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["pruned"]["params"]
+
+
+def test_from_recipe_to_pictures_to_a_comparison(
+    recipe: Path, dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, picture, report = tmp_path / "pruned", tmp_path / "some.png", tmp_path / "report"
+    assert main(["diffusion", "prune", str(recipe), "-o", str(output)]) == 0
+    assert "parameters" in capsys.readouterr().out
+    drawn = ["diffusion", "generate", str(output), "--prompt", "3", "--prompt", "5", "--count", "2", "--steps", "2"]
+    assert main([*drawn, "-o", str(picture)]) == 0
+    with Image.open(picture) as image:
+        assert image.width == image.height
+    assert main(["evaluate", str(dit), str(output), "-o", str(report), "--samples", "4", "--steps", "2"]) == 0
+    record = json.loads((report / "results.json").read_text())
+    assert record["candidates"][0]["name"] == "pruned"
+    assert record["candidates"][0]["cost"]["params"] < record["reference"]["cost"]["params"]
+    assert (report / "index.html").is_file()
+
+
+def test_info_counts_units(dit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diffusion", "info", str(dit), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["component"] == "transformer" and not found["pruned"]
+    assert found["units"]["heads"]["units"] == 8 and "channels" not in found["units"]
+    assert main(["diffusion", "info", str(dit)]) == 0
+    assert "feed-forwards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["prune", "absent.yaml"], "absent.yaml: no such file"),
+        (["info", "absent"], "absent: no folder, and none of the demo models"),
+        (["generate", "absent", "--prompt", "3", "-o", "x.png"], "absent: no folder"),
+        (["prune"], "missing"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diffusion", *arguments]) == BAD_INPUT
+    said = capsys.readouterr().err.strip()
+    assert says in said and "\n" not in said
+
+
+def test_a_class_that_is_not_there_is_named(dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["diffusion", "generate", str(dit), "--prompt", "cat", "-o", str(tmp_path / "x.png")]
+    assert main(arguments) == BAD_INPUT
+    assert "'cat' is no class: they are 0 to 9" in capsys.readouterr().err
