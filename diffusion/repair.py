@@ -207,7 +207,7 @@ def _solve(pruned: Network, name: str, layer: nn.Module, gram: Gram, solver: Obs
         raise ValueError(f"{name!r} has {tuple(mine.shape)} weights, and the cut leaves {inputs.numel()} of the dense")
     mine.copy_(inputs.reshape(mine.shape))
     if bias is not None:
-        small.bias.copy_(solved[:, -1])  # type: ignore[operator, union-attr]
+        small.bias.copy_(solved[:, -1])  # type: ignore[operator]
 
 
 def _mask(size: int, rows: Int64[Tensor, " kept"], each: int, biased: bool) -> Bool[Tensor, " columns"]:
