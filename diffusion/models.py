@@ -6,7 +6,8 @@ Only safetensors are read. Weights that do not fit the configuration are an erro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def load_model(
     if source.folder is not None and source.folder.is_file():
         raise ValueError(f"{source.folder}: a configuration has no weights; set random_weights to take random ones")
     try:
-        return _loaded(source, {"revision": revision, "variant": variant}, dtype, device)
+        with _without_bars():
+            return _loaded(source, {"revision": revision, "variant": variant}, dtype, device)
     except (OSError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{source.folder or id}: cannot be loaded: {' '.join(str(error).split())}") from error
 
@@ -168,7 +170,9 @@ def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, devi
     cuts, networks = None, {}
     if source.manifest is not None:
         pruned = load_network(source.manifest.parent)
-        cuts, networks[source.component] = pruned.cuts, pruned.module.to(dtype)
+        cuts, network = pruned.cuts, pruned.module
+        # To the dtype that it has already, diffusers would say what may go wrong.
+        networks[source.component] = network if next(network.parameters()).dtype == dtype else network.to(dtype)
     if source.folder is not None and not (source.folder / PIPELINE).is_file():
         kind, subfolder = _class(source.architecture.kind), source.component or None
         network = networks.get(source.component)
@@ -185,6 +189,20 @@ def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, devi
     pipeline.set_progress_bar_config(disable=True)
     network = getattr(pipeline, source.component).eval()
     return LoadedModel(source.id, source.component, network, pipeline.scheduler, prompting_of(pipeline), pipeline, cuts)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """While the context is open, diffusers shows no bars of its own."""
+    from diffusers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def _random(source: Source, dtype: torch.dtype, device: torch.device | str) -> LoadedModel:
