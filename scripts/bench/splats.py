@@ -15,7 +15,7 @@ from typing import Any
 from parts import Part, measure, names_of, read_results
 from peers import ROOT, find_splat_transform
 from plots import draw_all
-from sections import codecs, criteria, growth, rasterizer, recover, simplify, size, systems, visibility
+from sections import baking, codecs, criteria, growth, rasterizer, recover, simplify, size, systems, visibility
 from settings import SCENES, Settings
 
 from compress3d.splats.evaluate import PACKAGES
@@ -29,6 +29,7 @@ SECTIONS = {
     "size": size.jobs,
     "systems": systems.jobs,
     "codecs": codecs.jobs,
+    "baking": baking.jobs,
     "rasterizer": rasterizer.jobs,
     "visibility": visibility.jobs,
     "growth": growth.jobs,

@@ -21,7 +21,7 @@ from secateur.files import replacing_folder
 
 META = "meta.json"
 _TEXTURE_SUFFIXES = (".webp", ".png")
-_MOST_META_BYTES = 1 << 22
+MOST_META_BYTES = 1 << 22
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, struct.error)
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -68,7 +68,7 @@ class SogFiles:
         """
         name = META if self.path.suffix.lower() != ".json" else self.path.name
         where = f"{self.path}: {META}"
-        return Json.parse(self._bytes(name, _MOST_META_BYTES, where), where)
+        return Json.parse(self._bytes(name, MOST_META_BYTES, where), where)
 
     def texture(self, name: Json, fewest: int, most: int) -> UInt8[np.ndarray, "height width 4"]:
         """The image that an entry of the metadata names, as RGBA; its size is checked before it is decoded.
