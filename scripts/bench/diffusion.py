@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from criteria import forgiving
-from denoisers import blocks, dense, grids, one_shot, recovered, training_free
+from denoisers import blocks, dense, grids, one_shot, recovered, speed, training_free
 from denoisers.pictures import draw_all
 from denoisers.settings import Settings
 from denoisers.subjects import SUBJECTS
@@ -27,6 +27,7 @@ from secateur.console import console
 
 SECTIONS = {
     "dense": dense.jobs,
+    "speed": speed.jobs,
     "one_shot": one_shot.jobs,
     "recovered": recovered.jobs,
     "blocks": blocks.jobs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ from denoisers.subjects import Subject, subject
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.repair import repair
 from diffusion.taylor import DiffPruning, InformativeSteps
+from diffusion.units import Kind
 from secateur.allocation import Budget, allocate, unit_costs
 from secateur.importance import Magnitude, Random, Taylor, Wanda
 from secateur.surgery import Network
@@ -81,14 +82,23 @@ def small(name: str, method: str, settings: Settings, remove: float, seed: int) 
         ValueError: the units that may go have fewer, or their floors take more than is left.
     """
     of, found = subject(name), scored(name, method, settings, seed)
-    share = 1 - remove / prunable_share(of.units)
+    return of.units.cut(kept_by_kind(of.units, of.kinds, found.scores, remove)), found
+
+
+def kept_by_kind(network: Network, kinds: Sequence[Kind], scores: Scores, remove: float) -> Keep:
+    """What stays where this share of the whole model's multiply-adds goes, each kind of unit losing the same share.
+
+    Raises:
+        ValueError: the units that may go have fewer, or their floors take more than is left.
+    """
+    share = 1 - remove / prunable_share(network)
     if share < 0:
-        raise ValueError(f"{remove:.0%} of the multiply-adds cannot go: units have {prunable_share(of.units):.1%}")
+        raise ValueError(f"{remove:.0%} of the multiply-adds cannot go: units have {prunable_share(network):.1%}")
     keep: Keep = {}
-    for kind in of.kinds:
-        groups = [group for group in of.units.groups() if group.name.rpartition(".")[2] == kind]
-        keep |= allocate(found.scores, groups, Budget(share=share, cost="macs"))
-    return of.units.cut(keep), found
+    for kind in kinds:
+        groups = [group for group in network.groups() if group.name.rpartition(".")[2] == kind]
+        keep |= allocate(scores, groups, Budget(share=share, cost="macs"))
+    return keep
 
 
 def repaired(name: str, pruned: Network, settings: Settings, seed: int) -> Network:

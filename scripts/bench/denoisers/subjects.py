@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -157,19 +157,27 @@ class Subject:
         return LatentBatches(data.pixels(-1, 1), conditions, size, seed)
 
 
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "digits-dit": ("heads", "neurons"),
+    "digits-unet": ("heads", "channels"),
+    "fashion-dit": ("heads", "neurons"),
+    "fashion-unet": ("heads", "neurons", "channels"),
+}
+"""Model -> the units that criteria choose among."""
+
 _UNET_BLOCKS: tuple[Kind, ...] = ("resnets", "attentions")
 
-SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "digits-dit": lambda: Subject(demo.digits_dit, DIGITS, ("heads", "neurons"), ("transformer_blocks",)),
-    "digits-unet": lambda: Subject(demo.digits_unet, DIGITS, ("heads", "channels"), _UNET_BLOCKS),
-    "fashion-dit": lambda: Subject(demo.fashion_dit, FASHION, ("heads", "neurons"), ("transformer_blocks",)),
-    "fashion-unet": lambda: Subject(
-        demo.fashion_unet, FASHION, ("heads", "neurons", "channels"), (*_UNET_BLOCKS, "feed_forwards", "stacks")
+SUBJECTS: Mapping[str, Subject] = {
+    "digits-dit": Subject(demo.digits_dit, DIGITS, KINDS["digits-dit"], ("transformer_blocks",)),
+    "digits-unet": Subject(demo.digits_unet, DIGITS, KINDS["digits-unet"], _UNET_BLOCKS),
+    "fashion-dit": Subject(demo.fashion_dit, FASHION, KINDS["fashion-dit"], ("transformer_blocks",)),
+    "fashion-unet": Subject(
+        demo.fashion_unet, FASHION, KINDS["fashion-unet"], (*_UNET_BLOCKS, "feed_forwards", "stacks")
     ),
 }
+"""Loaded when they are asked for the first time."""
 
 
-@lru_cache(maxsize=4)
 def subject(name: str) -> Subject:
-    """The model of that name, loaded once."""
-    return SUBJECTS[name]()
+    """The model of that name."""
+    return SUBJECTS[name]
