@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,7 +38,7 @@ def _losses(of: Subject, settings: Settings, seed: int, threshold: float = 0.0) 
     return of.losses(seed, settings.pictures, settings.timesteps, threshold)
 
 
-ENTRANTS: Mapping[str, Score] = {
+ENTRANTS: dict[str, Score] = {
     "random": lambda of, settings, seed: Random(seed).score(of.units),
     "magnitude": lambda of, settings, seed: Magnitude(2.0).score(of.units),
     "Wanda": lambda of, settings, seed: Wanda().score(of.units, _losses(of, settings, seed)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from parts import Job
 
-from denoisers.entrants import ENTRANTS, repaired, small
+from denoisers.entrants import ENTRANTS, GATES_AT, repaired, small
 from denoisers.settings import Settings
 from denoisers.subjects import subject
 from secateur.console import Report
@@ -20,13 +20,13 @@ HOW = (
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a model, method, share and seed."""
+    """One part a model, share, method and seed; the share that EcoDiff's gates are fitted to comes first."""
     return {
         f"{name}: {method}: {share:.0%}: seed {seed}": partial(_method, name, method, share, seed, settings)
         for name in settings.models
+        for share in sorted(settings.shares, key=lambda share: abs(share - GATES_AT))
+        for method in reversed(ENTRANTS)
         for seed in settings.seeds
-        for share in settings.shares
-        for method in ENTRANTS
     }
 
 
