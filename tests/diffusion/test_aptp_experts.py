@@ -87,7 +87,7 @@ def test_only_codes_that_prompts_go_to_become_experts(experts: Experts) -> None:
 
 def test_each_picture_is_that_of_its_expert_in_the_order_of_the_prompts(experts: Experts) -> None:
     routed = Routed(experts, pipeline(experts), encode=encode)
-    options = {"num_inference_steps": 2, "output_type": "latent"}
+    options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent"}
     images = routed(PROMPTS, seeds=[3, 1, 4, 1, 5], **options)
     for place, (prompt, seed, code) in enumerate(zip(PROMPTS, [3, 1, 4, 1, 5], [0, 1, 0, 1, 1], strict=True)):
         alone = Prompted(experts.networks[code].module, networks.scheduler())
