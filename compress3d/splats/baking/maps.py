@@ -1,8 +1,7 @@
 """Gaussians of a surface baked to attribute maps, and looked up there.
 
-FATE (arXiv 2411.15604) bakes the Gaussians of a head to maps in its mesh's UV, so that they can be edited as a texture;
-UVGS (arXiv 2502.01846, section 3.2) maps any scene to those of a sphere. Both learn or drop what does not fit a texel;
-here there are layers for it, and the rest is merged.
+FATE bakes the Gaussians of a head to maps in its mesh's UV, so that they can be edited as a texture; UVGS maps any
+scene to those of a sphere. Here, what does not fit a texel has layers, and the rest is merged.
 """
 
 from __future__ import annotations
@@ -117,10 +116,11 @@ def bake(
     layers: int = 4,
     weights: Float[Tensor, " N"] | None = None,
 ) -> BakedScene:
-    """Bake a scene: each Gaussian goes to the texel that its middle belongs to.
+    """Gaussians baked to maps, as FATE's (arXiv 2411.15604) and UVGS's are (arXiv 2502.01846, section 3.2).
 
-    The heaviest of a texel have a layer each. Every other one is merged, moments matched, into the nearest of these;
-    none is dropped. Then the heaviest is in layer 0.
+    Each goes to the texel that its middle belongs to. Where more meet than there are layers, neighbours along the ray
+    are merged, moments matched, those first whose joint mass is spread least by it (Ward 1963); none is dropped. The
+    heaviest of a texel is in layer 0.
 
     Args:
         scene: N >= 1 Gaussians on the CPU.
@@ -144,9 +144,9 @@ def bake(
     places = (surface.uvs(scene.means) * torch.tensor([width, height])).long()
     places = places.minimum(torch.tensor([width - 1, height - 1])).clamp_min(0)
     cells = (places[:, 1] * width + places[:, 0]).numpy()
-    fitting, groups, masses = _merged(scene, _targets(scene, cells, weights.numpy(), layers), weights.numpy())
-    cells = cells[groups]
-    order, ranks = _by_weight(cells, masses)
+    fitting, cells, masses = _fitted(scene, cells, _rays(surface, places, resolution), weights.numpy(), layers)
+    order = np.lexsort((-masses, cells))
+    ranks = _places(cells[order])
     slots = np.empty(len(order), np.int64)
     slots[order] = ranks * (height * width) + cells[order]
     mask = torch.zeros(layers * height * width, dtype=torch.bool)
@@ -169,41 +169,48 @@ def _placed(texels: SplatScene, surface: Surface, uvs: Float[Tensor, "n 2"]) -> 
     return texels.with_tensors(means=(points + (texels.means.double()[:, None] @ axes)[:, 0]).float())
 
 
-def _by_weight(cells: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order by cell, the heaviest first, and each one's place within its cell, in that order."""
-    order = np.lexsort((-weights, cells))
-    return order, _places(cells[order])
+def _rays(surface: Surface, places: Int[Tensor, "N 2"], resolution: tuple[int, int]) -> Float[np.ndarray, "2 N 3"]:
+    """Where each one's ray out of the surface starts, and where it points, at the centre of its texel."""
+    points, axes = surface.frames((places + 0.5) / torch.tensor(resolution[::-1], dtype=torch.float64))
+    return torch.stack([points, axes[:, 2]]).numpy()
+
+
+def _fitted(
+    scene: SplatScene, cells: np.ndarray, rays: Float[np.ndarray, "2 N 3"], weights: np.ndarray, layers: int
+) -> tuple[SplatScene, np.ndarray, np.ndarray]:
+    """At most `layers` Gaussians a texel; the texel of each, and its mass."""
+    cloud = Cloud.of(scene, weights, 0.0, np.zeros(len(scene), np.float32))
+    rows = np.arange(len(scene))
+    while True:
+        starts, outward = rays[:, rows]
+        depths = ((cloud.means - starts) * outward).sum(axis=1)
+        pairs = _surplus_pairs(cells[rows], depths, cloud, layers)
+        if not len(pairs):
+            return cloud.scene(scene), cells[rows], cloud.masses
+        taken = np.zeros(len(rows), bool)
+        taken[pairs] = True
+        cloud = cloud.merged(pairs, taken)
+        rows = np.concatenate([rows[~taken], rows[pairs[:, 0]]])
+
+
+def _surplus_pairs(cells: np.ndarray, depths: np.ndarray, cloud: Cloud, layers: int) -> Int[np.ndarray, "pairs 2"]:
+    """Pairs to merge, as many in each texel as it has too many, or fewer where a cheaper pair shares a Gaussian."""
+    order = np.lexsort((depths, cells))
+    first, second = order[:-1], order[1:]
+    masses = cloud.masses.astype(np.float64)
+    reduced = masses[first] * masses[second] / (masses[first] + masses[second])
+    costs = reduced * ((cloud.means[first] - cloud.means[second]) ** 2).sum(axis=1)
+    costs[cells[first] != cells[second]] = np.inf
+    before, after = np.append(np.inf, costs[:-1]), np.append(costs[1:], np.inf)
+    lowest = np.flatnonzero((costs < before) & (costs <= after))
+    lowest = lowest[np.lexsort((costs[lowest], cells[first[lowest]]))]
+    owners = cells[first[lowest]]
+    ordered = cells[order]
+    counts = np.searchsorted(ordered, owners, side="right") - np.searchsorted(ordered, owners)
+    wanted = lowest[_places(owners) < counts - layers]
+    return np.stack([first[wanted], second[wanted]], axis=1)
 
 
 def _places(ordered: np.ndarray) -> np.ndarray:
     """The place of each entry within its run of equal ones."""
     return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-
-
-def _targets(scene: SplatScene, cells: np.ndarray, weights: np.ndarray, layers: int) -> np.ndarray:
-    """(N,) the Gaussian that each is to be merged into: itself, or the nearest of those that its texel has room for."""
-    order, ranks = _by_weight(cells, weights)
-    targets = np.arange(len(cells))
-    surplus = np.flatnonzero(ranks >= layers)
-    # A texel with too many has all its layers full: the `layers` that come first in its run.
-    kept = order[(surplus - ranks[surplus])[:, None] + np.arange(layers)]
-    means = scene.means.numpy()
-    distances = ((means[kept] - means[order[surplus]][:, None]) ** 2).sum(axis=2)
-    targets[order[surplus]] = kept[np.arange(len(surplus)), distances.argmin(axis=1)]
-    return targets
-
-
-def _merged(scene: SplatScene, groups: np.ndarray, weights: np.ndarray) -> tuple[SplatScene, np.ndarray, np.ndarray]:
-    """One Gaussian a group, merged in pairs of pairs; the group that each stands for, and its mass."""
-    cloud = Cloud.of(scene, weights, 0.0, np.zeros(len(scene), np.float32))
-    while True:
-        order = np.argsort(groups, kind="stable")
-        places = _places(groups[order])
-        second = np.flatnonzero(places % 2 == 1)
-        if not len(second):
-            return cloud.scene(scene), groups, cloud.masses
-        pairs = np.stack([order[second - 1], order[second]], axis=1)
-        taken = np.zeros(len(groups), bool)
-        taken[pairs] = True
-        cloud = cloud.merged(pairs, taken)
-        groups = np.concatenate([groups[~taken], groups[pairs[:, 0]]])

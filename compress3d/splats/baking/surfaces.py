@@ -84,7 +84,7 @@ class Sphere:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeshSurface:
-    """A mesh with its texture coordinates, such as the head model whose UV FATE bakes on (arXiv 2411.15604).
+    """A mesh with its texture coordinates, such as the head model whose UV FATE bakes on.
 
     A point belongs to the nearest of the faces whose middles are nearest to it.
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from parts import Job
 from settings import Settings, load, quality
+from torch import Tensor
 
 from compress3d.splats import read_scene
-from compress3d.splats.baking import bake, read_baked, write_baked
+from compress3d.splats.baking import BakedScene, bake, read_baked, write_baked
 from compress3d.splats.evaluate import Judge
 from compress3d.splats.formats import write_scene
+from compress3d.splats.rasterize.contributions import observe
 from compress3d.splats.samples import chair
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.simplify import simplify
@@ -21,15 +23,17 @@ from compress3d.splats.sizes import scene_bytes
 from compress3d.splats.views import sample_views, split_views
 from secateur.console import Report
 
-SHAPES = ((256, 512, 1), (256, 512, 4), (256, 512, 16), (512, 1024, 4))
-"""Height, width and layers of the maps."""
+HEIGHT, WIDTH = 256, 512
+LAYERS = (1, 4, 16)
+SIMPLIFIED = 0.5
+VIEWS = 32
 
 HOW = (
-    "baked: our file of maps around the scene's middle, read back. Two files of as many Gaussians beside it: "
-    "the same Gaussians as .sog, which is what the maps themselves cost; and all simplified (merged where it is seen "
-    "least, and refitted), as .sog, which is what baking's own merging costs. merged: Gaussians without a layer. "
-    "Quality on held-out views, against the scene; the chair's are sampled, as the shared ones are not of it. "
-    "seconds: baking and writing the baked file; simplifying and writing."
+    "baked: our file of 256x512 texels in so many layers around the scene's middle, weighted by what views see, read "
+    "back; merged: Gaussians that had no layer. as .sog: the same Gaussians in the other file, so that the bytes tell "
+    "what maps cost. simplified: merged where it is seen least, and refitted, to half of the Gaussians, then either "
+    "file. Quality on held-out views, against the scene; the chair's are sampled, as the shared ones are not of it. "
+    "seconds: of baking and writing."
 )
 
 
@@ -41,14 +45,19 @@ def jobs(settings: Settings) -> dict[str, Job]:
 
 def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
     scene, judge = _chair(settings) if name == "chair" else load(name, settings)
-    shapes = SHAPES[:1] if settings.quick else SHAPES
-    write_scene(scene, folder / "whole.sog")
-    rows = [{"method": "sog of all"} | _file(folder / "whole.sog", judge, read_scene(folder / "whole.sog"))]
-    for number, shape in enumerate(shapes):
-        report(number / len(shapes), f"{name}: maps of {shape[0]}x{shape[1]} in {shape[2]} layers")
-        rows += [
-            {"height": shape[0], "width": shape[1], "layers": shape[2]} | row for row in _maps(judge, shape, folder)
-        ]
+    report(0.0, f"{name}: what views see")
+    views, _ = split_views(sample_views(scene, 4 if settings.quick else VIEWS, 400, 400, seed=1))
+    observation = observe(scene, views)
+    rows = [{"method": "all, .sog"} | _sog(scene, folder, judge)]
+    for number, layers in enumerate(LAYERS):
+        report(0.3 + 0.1 * number, f"{name}: maps in {layers} layers")
+        baked, row = _baked(scene, layers, observation.weights, folder, judge)
+        rows += [{"method": "baked"} | row]
+        rows += [{"method": "baked, as .sog", "layers": layers} | _sog(baked.decode(), folder, judge)]
+    report(0.6, f"{name}: simplified")
+    half = simplify(scene, round(SIMPLIFIED * len(scene)), views, observation=observation)
+    rows += [{"method": "simplified, .sog"} | _sog(half, folder, judge)]
+    rows += [{"method": "simplified, baked"} | _baked(half, LAYERS[-1], observe(half, views).weights, folder, judge)[1]]
     return {"how": HOW, "gaussians": len(scene), "sh_degree": scene.sh_degree, "rows": rows}
 
 
@@ -58,23 +67,24 @@ def _chair(settings: Settings) -> tuple[SplatScene, Judge]:
     return scene, Judge(scene, heldout)
 
 
-def _maps(judge: Judge, shape: tuple[int, int, int], folder: Path) -> list[dict[str, Any]]:
-    scene, path = judge.original, folder / "maps.baked"
+def _baked(
+    scene: SplatScene, layers: int, weights: Tensor, folder: Path, judge: Judge
+) -> tuple[BakedScene, dict[str, Any]]:
+    path = folder / "maps.baked"
     start = time.perf_counter()
-    baked = bake(scene, resolution=shape[:2], layers=shape[2])
+    baked = bake(scene, None, (HEIGHT, WIDTH), layers, weights)
     write_baked(baked, path)
-    seconds = time.perf_counter() - start
-    write_scene(baked.decode(), folder / "same.sog")
-    facts = {"method": "baked", "merged": baked.merged, "filled": float(baked.mask.double().mean()), "seconds": seconds}
-    rows = [facts | _file(path, judge, read_baked(path).decode())]
-    rows.append({"method": "same as .sog"} | _file(folder / "same.sog", judge, read_scene(folder / "same.sog")))
-    start = time.perf_counter()
-    views, _ = split_views(sample_views(scene, 32, 400, 400, seed=1))
-    write_scene(simplify(scene, len(baked.texels), views), folder / "simplified.sog")
-    seconds = time.perf_counter() - start
-    simplified = _file(folder / "simplified.sog", judge, read_scene(folder / "simplified.sog"))
-    return [*rows, {"method": "simplified, .sog", "seconds": seconds} | simplified]
+    facts = {
+        "layers": layers,
+        "merged": baked.merged,
+        "filled": float(baked.mask.double().mean()),
+        "seconds": time.perf_counter() - start,
+        "bytes": scene_bytes(path),
+    }
+    return baked, facts | quality(judge, read_baked(path).decode())
 
 
-def _file(path: Path, judge: Judge, scene: SplatScene) -> dict[str, Any]:
-    return {"bytes": scene_bytes(path)} | quality(judge, scene)
+def _sog(scene: SplatScene, folder: Path, judge: Judge) -> dict[str, Any]:
+    path = folder / "scene.sog"
+    write_scene(scene, path)
+    return {"bytes": scene_bytes(path)} | quality(judge, read_scene(path))
