@@ -175,9 +175,9 @@ def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, devi
         networks[source.component] = network if next(network.parameters()).dtype == dtype else network.to(dtype)
     if source.folder is not None and not (source.folder / PIPELINE).is_file():
         kind, subfolder = _class(source.architecture.kind), source.component or None
-        network = networks.get(source.component)
-        network = kind.from_pretrained(source.folder, subfolder=subfolder, **common) if network is None else network
-        return _alone(source, network.eval().to(device), cuts)
+        alone = networks.get(source.component)
+        alone = kind.from_pretrained(source.folder, subfolder=subfolder, **common) if alone is None else alone
+        return _alone(source, alone.eval().to(device), cuts)
     if source.folder is None:
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
