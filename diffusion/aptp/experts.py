@@ -107,7 +107,7 @@ class FineTuning:
         Raises:
             ValueError: no sample's prompt is routed to an expert.
         """
-        codes, records = experts.router.route(data.embeddings), []
+        codes, records = experts.router.route(data.embeddings).cpu(), []
         count = len(experts.networks)
         for code, expert in enumerate(experts.networks):
             own = data.with_prompts((codes == code).nonzero()[:, 0])

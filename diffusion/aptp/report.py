@@ -81,7 +81,7 @@ def describe(experts: Experts, dense: Network, data: Captioned) -> RouterRecord:
     """
     if dense.example_inputs is None:
         raise ValueError("multiply-adds are those of a forward: give the whole network example inputs")
-    codes, counts = experts.router.route(data.embeddings), data.counts()
+    codes, counts = experts.router.route(data.embeddings).cpu(), data.counts()
     whole = count_macs(dense.module, dense.example_inputs)
     records = []
     for code, expert in enumerate(experts.networks):

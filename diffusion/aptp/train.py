@@ -151,6 +151,10 @@ class RouterTraining(DiffusionDistillation):
         while self._thawed:
             self._thawed.pop().requires_grad_(True)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """As at the end."""
+        self.teardown("fit")
+
 
 @dataclass(frozen=True)
 class Aptp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,11 @@ def test_what_does_not_fit_is_refused() -> None:
         harden(Router(layout_of(network), 8, 2), small, data.embeddings)
     with pytest.raises(ValueError, match="give the whole network example inputs"):
         describe(Experts(router.only([0]), (small,)), Network(small.module, ()), data)
+
+
+def test_a_run_that_fails_leaves_the_network_as_it_was() -> None:
+    network, data = reaching(), captioned()
+    broken = replace(data, latents=torch.full_like(data.latents, float("nan")))
+    with pytest.raises(ValueError, match="became nan"):
+        Aptp(**SHORT, network_rate=0).fit(network, broken, task())
+    assert all(tensor.requires_grad for tensor in network.tensors().values())
