@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ class Settings:
         """Quality of the dense model, and of each of the others by name, on the same seeds."""
         sampling = subject.sampling(seed, self.samples(subject), self.steps(subject))
         if sample is not None:
-            object.__setattr__(sampling, "sample", sample(sampling.sample))
+            sampling = replace(sampling, sample=sample(sampling.sample))
         judges = [subject.judge]
         record, _ = evaluate(
             subject.dense, models, sampling, judges=judges, classifier=subject.features, shown=0, seed=seed

@@ -13,7 +13,7 @@ from parts import Job
 from torch import Tensor, nn
 
 from denoisers.settings import LATENCY_BATCH, Settings
-from denoisers.subjects import FIRST_SEED, subject
+from denoisers.subjects import subject
 from diffusion.caching import deep_cache
 from diffusion.token_merging import token_merging
 from secateur.console import Report
@@ -68,13 +68,12 @@ def _peers(name: str, seed: int, settings: Settings, report: Report, folder: Pat
     models: dict[str, nn.Module] = {method: _Within(of.dense, enter) for method, enter in methods.items()}
     report(0.0, f"{name}: training-free peers, seed {seed}")
     dense, figures = settings.judged(of, models, seed, _Sampler)
-    # A pipeline tells what it is asked by seed, so the seeds that are timed are judged ones.
     sampling = of.sampling(seed, LATENCY_BATCH, settings.steps(of))
-    sample, seeds = _Sampler(sampling.sample), [FIRST_SEED * (1 + seed) + index for index in range(LATENCY_BATCH)]
+    sample = _Sampler(sampling.sample)
     rows = []
     for method, model in models.items():
         report(0.8, f"{name}: {method}: timing")
-        times = settings.latencies(partial(sample, model, seeds), partial(sample, of.dense, seeds))
+        times = settings.latencies(partial(sample, model, sampling.seeds), partial(sample, of.dense, sampling.seeds))
         rows.append({"method": method, "seed": seed} | times | figures[method])
     return {"how": HOW, "dense": dense, "rows": rows}
 
