@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.aptp.captions import EMBEDDINGS, Captioned
 from diffusion.aptp.layout import layout_of
@@ -76,7 +77,6 @@ class RouterTraining(DiffusionDistillation):
         self.router, self.weights, self.share = router, weights, share
         self.temperature, self.warmup, self.network_rate = temperature, warmup, network_rate
         self._network = (network,)
-        self._thawed: list[Tensor] = []
 
     def training_step(self, batch: Batch, step: int) -> Float[Tensor, ""]:
         """The sum of the weighted parts."""
@@ -136,24 +136,9 @@ class RouterTraining(DiffusionDistillation):
         """AdamW over the router and, at a rate of its own, the network."""
         groups: list[dict[str, Any]] = [{"params": list(self.router.parameters()), "lr": self.rate}]
         trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        if trained:
+        if self.network_rate and trained:
             groups.append({"params": trained, "lr": self.network_rate})
         return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-
-    def setup(self, stage: str) -> None:
-        """A network that stands still needs no gradients."""
-        if not self.network_rate:
-            trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-            self._thawed += [parameter.requires_grad_(False) for parameter in trained]
-
-    def teardown(self, stage: str) -> None:
-        """Weights require gradients again that did before."""
-        while self._thawed:
-            self._thawed.pop().requires_grad_(True)
-
-    def on_exception(self, exception: BaseException) -> None:
-        """As at the end."""
-        self.teardown("fit")
 
 
 @dataclass(frozen=True)
@@ -226,19 +211,33 @@ class Aptp:
             network_rate=self.network_rate,
         )
         identity = {"aptp": repr(self), "samples": len(data), "prompts": len(data.texts)}
-        record = fit(
-            module.to(next(network.module.parameters()).device),
-            batches,
-            steps=self.steps,
-            seed=self.seed,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity=identity,
-            report=report,
-        )
+        with nullcontext() if self.network_rate else _frozen(network.module):
+            record = fit(
+                module.to(next(network.module.parameters()).device),
+                batches,
+                steps=self.steps,
+                seed=self.seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                identity=identity,
+                report=report,
+            )
         if self.balanced:
             router.balance(data.embeddings, data.counts())
         return router, record
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """While the context is open, no weight requires a gradient: none is computed that nobody uses."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _parted(batch: Batch) -> tuple[Tensor, dict[str, Any]]:
