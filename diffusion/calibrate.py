@@ -172,7 +172,7 @@ def wanted(criterion: Criterion) -> tuple[Any, ...]:
         return ()
     hint = get_type_hints(type(criterion).score).get(names[1])
     parts = getattr(hint, "__args__", (hint,))
-    return tuple(part for part in parts if isinstance(part, type) and part not in (object, type(None)))
+    return tuple(part for part in parts if isinstance(part, type) and part not in (Any, object, type(None)))
 
 
 def objective(model: LoadedModel, samples: Samples, options: Calibration) -> InformativeSteps:
