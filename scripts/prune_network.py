@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from secateur.allocation import Budget, allocate
+from secateur.allocation import Budget
 from secateur.console import progress_bar
 from secateur.datasets import Labelled, digits
 from secateur.importance import Supervised, Taylor
 from secateur.recovery.distill import Distillation, SoftTargets
 from secateur.surgery import trace
 from secateur.surgery.cost import count_macs, count_params
+from secateur.surgery.exact_budget import allocate_cut
 from secateur.surgery.manifest import load, save
 from secateur.training import Collated, fit
 
@@ -73,7 +74,7 @@ def main(options: argparse.Namespace) -> dict[str, object]:
 
     network = trace(model.eval(), images[:2])
     scores = Taylor().score(network, Supervised([(images[:256], labels[:256])]))
-    keep = allocate(scores, network.groups(), Budget(share=options.keep, cost="macs"))
+    keep = allocate_cut(network, scores, Budget(share=options.keep, cost="macs"))
     small = network.cut(keep)
     at_once = accuracy(small.module, test)
     example = (images[:2], labels[:2])
@@ -95,7 +96,7 @@ def main(options: argparse.Namespace) -> dict[str, object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the weights, the manifest and the exported program")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of the channels' multiply-adds, 0 to 1")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the network's multiply-adds, 0 to 1")
     parser.add_argument("--train-steps", type=int, default=400)
     parser.add_argument("--recover-steps", type=int, default=200)
     print(json.dumps(main(parser.parse_args()), indent=2))
