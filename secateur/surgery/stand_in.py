@@ -134,8 +134,10 @@ class Gone(nn.Module):
 class Pointwise(nn.Module):
     """A 1x1 convolution in the place of a larger one, with its stride: at first the sum of the larger one's taps.
 
-    That is what the convolution itself makes of a picture that is constant within its reach. It reads the pixel that
-    lies under the larger kernel's centre, so the output keeps its size.
+    The neural implant of Hessian-aware pruning (HAP, Yu et al., arXiv 2101.08940), which replaces convolutions of
+    middling sensitivity (`secateur.importance.curvature`) and removes those below. To start from the taps is ours: it
+    is what the convolution itself makes of a picture that is constant within its reach. It reads the pixel that lies
+    under the larger kernel's centre, so the output keeps its size.
     """
 
     def __init__(self, module: nn.Module, block: Block) -> None:
