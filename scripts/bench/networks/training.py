@@ -99,7 +99,7 @@ def accuracy(network: Callable[[Tensor], Tensor], count: int) -> float:
 def dense(name: str, folder: Path, share: float = 1.0) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network of that name in evaluation mode, and the record of its training.
 
-    It is trained once, and read from `folder` from then on.
+    It is trained once, goes on where it was stopped, and is read from `folder` from then on.
 
     Args:
         name: of `KINDS`.
@@ -112,9 +112,12 @@ def dense(name: str, folder: Path, share: float = 1.0) -> tuple[nn.Module, dict[
     with seeded(0, torch.device("cpu")):
         network = kind.build()
     if not path.exists():
-        record = fit(Classifier(network, kind.rate, steps, flip=True), Shuffled(60_000, BATCH), steps=steps)
         folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".ckpt")
+        module = Classifier(network, kind.rate, steps, flip=True)
+        record = fit(module, Shuffled(60_000, BATCH), steps=steps, checkpoint=unfinished, resume=True)
         FORMAT.save(path, network.state_dict(), {"network": name, "steps": steps, "seconds": record.seconds})
+        unfinished.unlink()
 
     def check(header: dict[str, Any]) -> None:
         if header.get("network") != name or header.get("steps") != steps:
