@@ -122,14 +122,20 @@ def mean_tensors(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     count = 0
     for part in parts:
         count += 1
-        for name, value in part.items():
-            if name in total:
-                total[name] += value
-            else:
-                total[name] = value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+        _add(total, part)
+        # Else it would be held while the next one is made.
+        del part
     if not count:
         raise ValueError("there is nothing to take a mean of")
     return {name: value.div_(count) for name, value in total.items()}
+
+
+def _add(total: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    for name, value in part.items():
+        if name in total:
+            total[name] += value
+        else:
+            total[name] = value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def straight_through(forward: Float[Tensor, "*shape"], backward: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -157,7 +163,7 @@ def loss_gradients(
         create_graph: keep the gradients differentiable.
 
     Yields:
-        Name -> gradient, shaped like the tensor.
+        Name -> gradient, shaped like the tensor; held nowhere else, so that what is popped from it is freed.
 
     Raises:
         ValueError: there are no losses, or a loss is not a finite scalar, depends on none of the tensors, shares its
@@ -180,8 +186,9 @@ def loss_gradients(
                 name: torch.zeros_like(tensor) if gradient is None else gradient
                 for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
             }
-            for name, gradient in gradients.items():
-                wrong = gradient.numel() - int(torch.isfinite(gradient).sum())
+            del found
+            for name in gradients:
+                wrong = gradients[name].numel() - int(torch.isfinite(gradients[name]).sum())
                 if wrong:
                     raise ValueError(f"batch {number}: {wrong} values of the gradient of {name!r} are not finite")
             yield gradients
@@ -213,7 +220,8 @@ def mean_over_losses(
 ) -> dict[str, Tensor]:
     """The mean over the losses of what `measure` makes of each one's gradients; by default, the mean gradient.
 
-    Arguments and errors as for `loss_gradients`.
+    `measure` may pop gradients as it uses them, so that they are freed. Other arguments, and errors, as for
+    `loss_gradients`.
     """
     # Closed here, so that no context of the losses outlives an error in `measure`.
     with closing(loss_gradients(losses, tensors, create_graph)) as gradients:

@@ -58,9 +58,9 @@ class Fisher(SecondOrder):
             squares = mean_over_losses(
                 objective.losses(target),
                 tensors,
-                lambda gradients: {name: gradient.square() for name, gradient in gradients.items()},
+                lambda gradients: {name: gradients.pop(name).square() for name in list(gradients)},
             )
-            return {name: squares[name] * tensor.detach().square() for name, tensor in tensors.items()}
+            return {name: squares.pop(name) * tensor.detach().square() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,10 @@ class HessianDiagonal(SecondOrder):
             return mean_tensors(sample() for _ in range(self.samples))
 
     def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
-        tensors = target.tensors()
-        return {
-            name: (value.abs() if self.absolute else value) * tensors[name].detach().square()
-            for name, value in self.diagonal(target, objective).items()
-        }
+        tensors, diagonal = target.tensors(), self.diagonal(target, objective)
+        for name, value in diagonal.items():
+            (value.abs_() if self.absolute else value).mul_(tensors[name].detach().square())
+        return diagonal
 
 
 @dataclass(frozen=True)

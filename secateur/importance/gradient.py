@@ -59,11 +59,12 @@ class Taylor:
 
         def scores(gradients: dict[str, Tensor]) -> Scores:
             change = {
-                name: 0.5 * quadratic.get(name, 0.0) - gradient * tensors[name].detach()
-                for name, gradient in gradients.items()
+                name: (gradients.pop(name) * -tensors[name].detach()).add_(0.5 * quadratic.get(name, 0.0))
+                for name in list(gradients)
             }
             if self.reduce == "elements":
-                change = {name: value.abs() for name, value in change.items()}
+                for value in change.values():
+                    value.abs_()
             return {group.name: _reduced(fold(change, group), self.reduce) for group in groups}
 
         with differentiable(target, self.params) as tensors:
