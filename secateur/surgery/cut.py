@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.surgery.layers import join_name, named_tensors, refresh, split_name
 from secateur.surgery.scatter import ScatterLinear
+from secateur.surgery.selecting import Channels, gather, scatter
 from secateur.surgery.slim_attention import SlimAttention
 from secateur.surgery.stand_in import Block, gone_with, kind_of, stand_in
 
@@ -55,12 +56,16 @@ class Cuts:
         blocks: name of a module that is gone -> what it was, by class name, and what it leaves.
         attributes: (module, attribute) -> its value in the dense module, and now.
         scattered: linear layers that keep their width without the outputs whose rows are gone: those are 0.
+        gathers: layer -> the channels that it alone reads of those that come in, in the cut module's numbering.
+        scatters: module -> the channels that it alone writes of a wider output, in the cut module's numbering.
     """
 
     rows: Mapping[tuple[str, int], Kept] = field(default_factory=dict)
     blocks: Mapping[str, tuple[str, Block]] = field(default_factory=dict)
     attributes: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     scattered: frozenset[str] = frozenset()
+    gathers: Mapping[str, Channels] = field(default_factory=dict)
+    scatters: Mapping[str, Channels] = field(default_factory=dict)
 
     def then(self, later: Cuts) -> Cuts:
         """Both cuts as one, where `later` counts in what this one left."""
@@ -78,6 +83,8 @@ class Cuts:
             {name: gone for name, gone in blocks.items() if not gone_with(name, left)},
             {key: value for key, value in attributes.items() if not gone_with(f"{key[0]}.", left)},
             frozenset(name for name in self.scattered | later.scattered if not gone_with(f"{name}.", left)),
+            {**self.gathers, **later.gathers},
+            {**self.scatters, **later.scatters},
         )
 
 
@@ -110,6 +117,10 @@ def cut_module(module: nn.Module, cuts: Cuts) -> nn.Module:
         refresh(_exchanged(smaller, name, cuts), name)
     for (name, attribute), (_, now) in cuts.attributes.items():
         setattr(smaller.get_submodule(name), attribute, now)
+    for name, channels in cuts.gathers.items():
+        gather(smaller.get_submodule(name), channels)
+    for name, channels in cuts.scatters.items():
+        scatter(smaller.get_submodule(name), channels)
     return smaller
 
 

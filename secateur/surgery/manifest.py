@@ -24,6 +24,7 @@ from secateur.files import replacing_folder
 from secateur.surgery.cut import Cuts, Kept, cut_module
 from secateur.surgery.layers import join_name, named_tensors, split_name
 from secateur.surgery.network import Network
+from secateur.surgery.selecting import Channels
 from secateur.surgery.stand_in import Block, Leaves, kind_of, stand_in
 
 WEIGHTS = "model.safetensors"
@@ -116,6 +117,8 @@ def cuts_to_json(network: Network) -> dict[str, Any]:
             for (module, attribute), (before, now) in cuts.attributes.items()
         ],
         "scattered": sorted(cuts.scattered),
+        "gathers": [_channels_record(name, each, kinds) for name, each in cuts.gathers.items()],
+        "scatters": [_channels_record(name, each, kinds) for name, each in cuts.scatters.items()],
     }
 
 
@@ -158,6 +161,11 @@ def _cut_record(key: tuple[str, int], kept: Kept, kinds: Mapping[str, str]) -> d
         "size": kept.size,
         "kept": _ranges(kept.rows),
     }
+
+
+def _channels_record(name: str, channels: Channels, kinds: Mapping[str, str]) -> dict[str, Any]:
+    size, kept = channels.width, _ranges(channels.rows)
+    return {"module": name, "kind": kinds[name], "dim": channels.dim, "size": size, "kept": kept}
 
 
 def _block_record(kind: str, block: Block) -> dict[str, Any]:
@@ -211,7 +219,9 @@ class _Reader:
             rows[key] = kept
         blocks = dict(self._block(f"blocks[{index}]", record) for index, record in self._records("blocks"))
         attributes = dict(self._attribute(f"attributes[{i}]", record) for i, record in self._records("attributes"))
-        return Cuts(rows, blocks, attributes, self._scattered(rows))
+        return Cuts(
+            rows, blocks, attributes, self._scattered(rows), self._channels("gathers"), self._channels("scatters")
+        )
 
     def _records(self, name: str) -> enumerate[dict[str, Any]]:
         records = self.manifest.get(name)
@@ -284,6 +294,17 @@ class _Reader:
             if (join_name(name, "weight"), 0) not in rows:
                 self._refuse("scattered", f"none of the outputs of {name!r} is cut")
         return frozenset(names)
+
+    def _channels(self, name: str) -> dict[str, Channels]:
+        found = {}
+        for index, record in self._records(name) if name in self.manifest else ():
+            where = f"{name}[{index}]"
+            dim, size = self._integer(where, record, "dim"), self._integer(where, record, "size")
+            rows = self._kept(where, record.get("kept"), size)
+            if not -4 <= dim <= -1 or not len(rows) or bool((rows.diff() < 0).any()):
+                self._refuse(where, "dim must be -4 to -1, and kept ascending and not empty")
+            found[self._module(where, record)] = Channels(dim, size, rows)
+        return found
 
     def _attribute(self, where: str, record: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[int, int]]:
         module, attribute = record.get("module"), record.get("attribute")

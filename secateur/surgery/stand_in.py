@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.surgery.layers import split_name
 from secateur.surgery.scatter import ScatterLinear
+from secateur.surgery.selecting import plain_kind
 from secateur.surgery.slim_attention import SlimAttention
 
 Leaves = Literal["nothing", "input", "empty", "pointwise"]
@@ -75,7 +76,8 @@ def kind_of(module: nn.Module) -> str:
     if isinstance(module, Gone | Pointwise):
         return module.kind
     dense = {SlimAttention: nn.MultiheadAttention, ScatterLinear: nn.Linear}
-    return dense.get(type(module), type(module)).__name__
+    kind = plain_kind(type(module))
+    return dense.get(kind, kind).__name__
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
