@@ -48,5 +48,5 @@ def _sheet(rows: dict[str, Tensor], title: str, path: Path) -> None:
         folder = path.parent
         folder.mkdir(parents=True, exist_ok=True)
         with replacing_file(path) as temporary:
-            figure.savefig(temporary, facecolor="white")
+            figure.savefig(temporary, facecolor="white", bbox_inches="tight")
         plt.close(figure)
