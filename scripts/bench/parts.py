@@ -39,12 +39,11 @@ def measure(
     Args:
         parts: what to measure.
         output: the JSON.
-        threads: what torch, numba and the processes that are started are held to.
+        threads: what torch, numba and the processes that `run_process` starts are held to.
         packages: whose versions are written down.
         facts: written down beside them.
     """
     with pinned_threads(threads) as used, progress_bar() as report:
-        _hold_children_to(used)
         for number, part in enumerate(parts):
             share = stretch(report, number / len(parts), (number + 1) / len(parts))
             record, conditions = _measured(part.job, lambda done, doing, share=share: share(done, doing), packages)
@@ -92,8 +91,3 @@ def _measured(job: Job, report: Report, packages: Sequence[str]) -> tuple[dict[s
         "load_average_after": os.getloadavg()[0],
     }
     return record, conditions
-
-
-def _hold_children_to(threads: int) -> None:
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(threads)

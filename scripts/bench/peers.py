@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from types import ModuleType
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 SPLAT_TRANSFORM_PACKAGE = "@playcanvas/splat-transform@3.7.0"
@@ -73,15 +75,17 @@ def why(error: Exception) -> str:
 
 
 def run_process(command: Sequence[str], limit_seconds: float) -> Process:
-    """Run a program to its end, and measure it alone.
+    """Run a program to its end, on as many threads as torch has here, and measure it alone.
 
     Raises:
         TimeoutError: it has not finished after `limit_seconds`; it is ended.
         RuntimeError: its exit status is not 0.
     """
+    # Not in this process's environment: numba refuses to compile once its variable there is another than at the start.
+    threads = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"), str(torch.get_num_threads()))
     with TemporaryFile() as written:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env={**os.environ, **threads})
         try:
             usage = None
             while usage is None:
