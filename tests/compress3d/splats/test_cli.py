@@ -230,7 +230,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("splat render ball.ply -o a.png --width 0", ["--width", "0"]),
         ("splat render ball.ply -o a.png --up w", ["--up", "'w'"]),
         ("evaluate ball.ply gone.ply -o report", ["gone.ply", "no such file"]),
-        ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are splat"]),
+        ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are diffusion, splat"]),
     ],
 )
 def test_mistakes_take_one_line_and_write_nothing(
