@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from networks import baseline, cost, peer, structured, unstructured
 from networks.models import KINDS
 from networks.pictures import draw_all
 from networks.settings import Settings
-from parts import Job, Part, measure, names_of, read_results
+from parts import Part, measure, names_of, parts_left, read_results
 from peers import ROOT
 
-from secateur.console import Report, console
+from secateur.console import console
 from secateur.report.record import describe_machine
 
 SECTIONS = {
@@ -67,26 +66,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def forgiving(job: Job) -> Job:
-    """The job, with why it failed in the place of its rows where it did: one criterion must not end the others."""
-
-    def run(report: Report, folder: Path) -> dict[str, Any]:
-        try:
-            return job(report, folder)
-        except (ValueError, RuntimeError) as error:
-            return {"failed": str(error).partition("\n")[0], "rows": []}
-
-    return run
-
-
 def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
     """The parts that the options name, without those whose figures are held already."""
-    return [
-        Part(section, part, forgiving(job))
-        for section in options.only
-        for part, job in SECTIONS[section](settings).items()
-        if fnmatchcase(part, options.parts) and "failed" in held.get(section, {}).get(part, {"failed": "not measured"})
-    ]
+    jobs = {section: SECTIONS[section](settings) for section in options.only}
+    return parts_left(jobs, options.parts, held)
 
 
 if __name__ == "__main__":

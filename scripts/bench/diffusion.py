@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 # The package that is measured has this file's name, and Python looks into a script's own folder first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from criteria import forgiving
 from denoisers import blocks, dense, grids, one_shot, recovered, speed, training_free
 from denoisers.pictures import draw_all
 from denoisers.settings import Settings
 from denoisers.subjects import SUBJECTS
-from parts import Part, measure, names_of, read_results
+from parts import Part, measure, names_of, parts_left, read_results
 from peers import ROOT
 
 from secateur.console import console
@@ -74,12 +72,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
     """The parts that the options name, without those whose figures are held already."""
-    return [
-        Part(section, part, forgiving(job))
-        for section in options.only
-        for part, job in SECTIONS[section](settings).items()
-        if fnmatchcase(part, options.parts) and "failed" in held.get(section, {}).get(part, {"failed": "not measured"})
-    ]
+    jobs = {section: SECTIONS[section](settings) for section in options.only}
+    return parts_left(jobs, options.parts, held)
 
 
 if __name__ == "__main__":

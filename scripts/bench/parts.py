@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,34 @@ def measure(
             share = stretch(report, number / len(parts), (number + 1) / len(parts))
             record, conditions = _measured(part.job, lambda done, doing, share=share: share(done, doing), packages)
             keep(output, part.section, part.name, record | {"conditions": conditions | {"threads": used} | facts})
+
+
+def parts_left(jobs: Mapping[str, Mapping[str, Job]], pattern: str, held: Mapping[str, Any]) -> list[Part]:
+    """The parts whose names match the pattern, without those whose figures are held already.
+
+    Args:
+        jobs: section -> part -> what measures it.
+        pattern: of `fnmatch`.
+        held: section -> part -> record; one that failed is measured again.
+    """
+    return [
+        Part(section, part, _forgiving(job))
+        for section, of_section in jobs.items()
+        for part, job in of_section.items()
+        if fnmatchcase(part, pattern) and "failed" in held.get(section, {}).get(part, {"failed": "not measured"})
+    ]
+
+
+def _forgiving(job: Job) -> Job:
+    """The job, with why it failed in the place of its rows where it did: one criterion must not end the others."""
+
+    def run(report: Report, folder: Path) -> dict[str, Any]:
+        try:
+            return job(report, folder)
+        except (ValueError, RuntimeError) as error:
+            return {"failed": str(error).partition("\n")[0], "rows": []}
+
+    return run
 
 
 def keep(output: Path, section: str, part: str, record: dict[str, Any]) -> None:
