@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusion.evaluate import pictures_of
 from diffusion.text import sentence_encoder
 from diffusion.trajectory import Guided, Sampler
 from secateur.training import generator_at
@@ -225,7 +226,7 @@ def decoded(
     latents: Float[Tensor, "N C H W"], output_type: Literal["pil", "pt"] = "pil"
 ) -> list[Image.Image] | Float[Tensor, "N C H W"]:
     """Pictures of latents that are pixels in [-1, 1]: (N, C, H, W) in [0, 1], or 8-bit grey or RGB ones of Pillow."""
-    images = (latents.float() / 2 + 0.5).clamp(0, 1)
+    images = pictures_of(latents)
     if output_type == "pt":
         return images
     levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
