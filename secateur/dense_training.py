@@ -21,13 +21,13 @@ from torch.optim import Optimizer
 from secateur.allocation import Allocator, Budget
 from secateur.granularity import Columns, Granularity, NofM, ParamsFilter, Unstructured, keep_n_of_m, matrices, spread
 from secateur.maths import topk_mask
-from secateur.pruning_callback import SparseCallback
+from secateur.pruning_callback import DenseBetweenSteps
 from secateur.schedules import Schedule, budget_at
 from secateur.selection import keep_top
 from secateur.units import Keep, Scores, UnitGroup, fold
 
 
-class DenseTraining(SparseCallback):
+class DenseTraining(DenseBetweenSteps):
     """In each step the loss is computed with `seen()` in the place of the weights, and the weights are updated.
 
     Args:
@@ -56,7 +56,6 @@ class DenseTraining(SparseCallback):
         if not 0 <= first_step <= last_step:
             raise ValueError(f"0 <= first_step <= last_step is needed, got {first_step} and {last_step}")
         self.schedule, self.budget, self.first_step, self.last_step = schedule, budget, first_step, last_step
-        self._dense: dict[str, Tensor] | None = None
 
     @abstractmethod
     def seen(self) -> dict[str, Tensor]:
@@ -82,7 +81,7 @@ class DenseTraining(SparseCallback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         seen = self.seen()
-        self._dense = {name: view.clone() for name, view in self.target.tensors().items()}
+        self.remember()
         self._write(seen)
 
     @torch.no_grad()
@@ -97,12 +96,6 @@ class DenseTraining(SparseCallback):
                 weight.grad = self.pulled(name, gradient, self._dense[name]).reshape(weight.shape)
         self._restore()
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.step += 1
-        self._restore()
-
     @torch.no_grad()
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._write(self.final())
@@ -111,22 +104,12 @@ class DenseTraining(SparseCallback):
         """What the weights become in the end."""
         return self.seen()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        if self._target is not None:
-            self._restore()
-        super().on_exception(trainer, pl_module, exception)
-
     def _write(self, values: dict[str, Tensor]) -> None:
         for name, view in self.target.tensors().items():
             view.copy_(values[name])
 
-    @torch.no_grad()
-    def _restore(self) -> None:
-        if self._dense is not None:
-            self._write(self._dense)
-        self._dense = None
+    def put_back(self, dense: dict[str, Tensor]) -> None:
+        self._write(dense)
 
     def _masked(self, keep: Keep) -> dict[str, Tensor]:
         tensors = self.target.tensors()

@@ -19,19 +19,17 @@ from torch.optim import Optimizer
 from secateur.allocation import Budget
 from secateur.granularity import Granularity, ParamsFilter, matrices, spread
 from secateur.importance.movement import Movement
-from secateur.pruning_callback import SparseCallback
+from secateur.pruning_callback import DenseBetweenSteps
 from secateur.schedules import Schedule, budget_at
 from secateur.training.seeding import generator_at
 from secateur.units import Keep
 
 
-class MaskedTraining(SparseCallback):
+class MaskedTraining(DenseBetweenSteps):
     """In each step the module computes with the weights of `draw()` alone, and only they are updated.
 
     Args: as for `SparseCallback`.
     """
-
-    _dense: dict[str, Tensor] | None = None
 
     @abstractmethod
     def draw(self) -> Keep:
@@ -50,7 +48,7 @@ class MaskedTraining(SparseCallback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.keep = self.draw()
-        self._dense = {name: view.clone() for name, view in self.target.tensors().items()}
+        self.remember()
         self.target.write_zeros(self.keep)
 
     def on_before_optimizer_step(
@@ -62,32 +60,16 @@ class MaskedTraining(SparseCallback):
         if self._dense is not None:
             self.target.write_zeros(self.keep)
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.step += 1
-        self._bring_back()
-
-    @torch.no_grad()
-    def _bring_back(self) -> None:
-        if self._dense is not None:
-            tensors = self.target.tensors()
-            for group in self.target.groups():
-                view = tensors[group.name]
-                acts = spread(self.keep[group.name], group.members[0], view)
-                view.copy_(torch.where(acts, view, self._dense[group.name]))
-        self._dense = None
+    def put_back(self, dense: dict[str, Tensor]) -> None:
+        tensors = self.target.tensors()
+        for group in self.target.groups():
+            view = tensors[group.name]
+            acts = spread(self.keep[group.name], group.members[0], view)
+            view.copy_(torch.where(acts, view, dense[group.name]))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.keep = self.draw()
         self.target.write_zeros(self.keep)
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        if self._target is not None:
-            self._bring_back()
-        super().on_exception(trainer, pl_module, exception)
 
 
 class StochasticAnnealing(MaskedTraining):

@@ -11,6 +11,7 @@ in force: both can bring back weights from before.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -97,6 +98,42 @@ class SparseCallback(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step, self.keep = state_dict["step"], dict(state_dict["keep"])
+
+
+class DenseBetweenSteps(SparseCallback):
+    """Weights that each step changes for its loss; behind it, or where it fails, they are dense again.
+
+    Args: as for `SparseCallback`.
+    """
+
+    _dense: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def put_back(self, dense: dict[str, Tensor]) -> None:
+        """Make the weights dense, from what they were at `remember()`, in the shapes of `target.tensors()`."""
+
+    def remember(self) -> None:
+        """Keep a copy of the weights until the end of the step."""
+        self._dense = {name: view.clone() for name, view in self.target.tensors().items()}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.step += 1
+        self._restore()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        if self._target is not None:
+            self._restore()
+        super().on_exception(trainer, pl_module, exception)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        if self._dense is not None:
+            self.put_back(self._dense)
+        self._dense = None
 
 
 class PruningCallback(SparseCallback):
