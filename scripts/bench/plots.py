@@ -95,15 +95,20 @@ def _psnr_by_share(section: dict[str, Any], path: Path) -> None:
 
 def _psnr_by_criterion(section: dict[str, Any], path: Path) -> None:
     """One line a criterion, best selection on top, at the share in the middle of those measured."""
-    names = [name for name in SCENES if name in section]
-    shares = sorted({row["share"] for name in names for row in section[name]["rows"]})
+    measured = {tuple(part.split(": ", 1)): record for part, record in section.items() if record["rows"]}
+    names = [name for name in SCENES if any(name == scene for scene, _ in measured)]
+    shares = sorted({row["share"] for record in measured.values() for row in record["rows"]})
     share = shares[len(shares) // 2]
-    rows = {name: [row for row in section[name]["rows"] if row["share"] == share] for name in names}
     marks = {("selection", False): ("o", PROTOTYPE), ("selection", True): ("o", OURS)}
     marks |= {("merging", False): ("D", PROTOTYPE), ("merging", True): ("D", OURS)}
 
     def chosen(name: str, how: str, recovered: bool) -> dict[str, float]:
-        return {row["method"]: row["psnr"] for row in rows[name] if (row["how"], row["recovered"]) == (how, recovered)}
+        return {
+            method: row["psnr"]
+            for (scene, method), record in measured.items()
+            for row in record["rows"]
+            if scene == name and (row["share"], row["how"], row["recovered"]) == (share, how, recovered)
+        }
 
     alone = [chosen(name, "selection", False) for name in names]
     methods = sorted(alone[0], key=lambda method: sum(each.get(method, 0.0) for each in alone))
@@ -111,11 +116,11 @@ def _psnr_by_criterion(section: dict[str, Any], path: Path) -> None:
     with figure(path, len(names), title, sharey=True) as panels:
         for panel, name in zip(panels, names, strict=True):
             for (how, recovered), (marker, color) in marks.items():
-                points = chosen(name, how, recovered)
+                points = {method: psnr for method, psnr in chosen(name, how, recovered).items() if method in methods}
                 label = f"{how}, recovered" if recovered else how
                 places = [methods.index(method) for method in points]
                 panel.plot(list(points.values()), places, marker, color=color, label=label, markersize=5)
-            panel.set_title(f"{name}, {section[name]['gaussians']:,} Gaussians", fontsize=11)
+            panel.set_title(name, fontsize=11)
             panel.set_xlabel("PSNR (dB)")
         panels[0].set_yticks(range(len(methods)), methods, fontsize=7)
 

@@ -1,18 +1,17 @@
 """Measure splat compression against its peers, and draw what came out.
 
 Each part of a section is written into the JSON as soon as it is measured, beside what is there already, with the
-conditions that it was measured under; so a run can be stopped, and sections can be run one at a time.
+conditions that it was measured under; so a run can be stopped, and --missing goes on with the parts left.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from parts import Part, measure, names_of, read_results
+from parts import measure, names_of, parts_left, read_results
 from peers import ROOT, find_splat_transform
 from plots import draw_all
 from sections import baking, codecs, criteria, growth, rasterizer, recover, simplify, size, systems, visibility
@@ -40,7 +39,12 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if not options.plots:
         settings = Settings(options.scenes, _peer(), options.limit, options.quick)
-        measure_sections(options.only, options.parts, settings, options.output, options.threads)
+        jobs = {section: SECTIONS[section](settings) for section in options.only}
+        parts = parts_left(jobs, options.parts, read_results(options.output) if options.missing else {})
+        peer = settings.splat_transform.version if settings.splat_transform else None
+        facts = {"splat_transform": peer, "quick": settings.quick}
+        measure(parts, options.output, options.threads, (*PACKAGES, "scipy", "plyfile", "zstandard"), facts)
+        console.print(f"wrote {len(parts)} parts into {options.output.name}")
     for picture in draw_all(read_results(options.output), options.images):
         console.print(f"drew {picture.name}")
 
@@ -51,6 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--scenes", type=names_of(SCENES), default=tuple(SCENES), help=f"of {','.join(SCENES)}")
     parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as 'chair: *'")
+    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
     parser.add_argument(
         "--output", type=Path, help="the JSON to write into (results/splats.json; with --quick under out/)"
     )
@@ -65,20 +70,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options.output = options.output or (scratch or Path(__file__).resolve().parent / "results") / "splats.json"
     options.images = options.images or scratch or ROOT / "docs" / "images"
     return options
-
-
-def measure_sections(sections: tuple[str, ...], named: str, settings: Settings, output: Path, threads: int) -> None:
-    """Measure section after section, part after part, and keep each in `output`."""
-    parts = [
-        Part(section, part, job)
-        for section in sections
-        for part, job in SECTIONS[section](settings).items()
-        if fnmatchcase(part, named)
-    ]
-    peer = settings.splat_transform.version if settings.splat_transform else None
-    facts = {"splat_transform": peer, "quick": settings.quick}
-    measure(parts, output, threads, (*PACKAGES, "scipy", "plyfile", "zstandard"), facts)
-    console.print(f"wrote {output.name}")
 
 
 def _peer() -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from compress3d.splats.recover import Recover
 from compress3d.splats.scene import GAUSSIANS, SplatScene
 from compress3d.splats.sensitivity import PupFisher, RemovalError, SpeedyScore
 from secateur.allocation import Budget, allocate
-from secateur.console import Report, stretch
+from secateur.console import Report
 from secateur.importance import Fisher, HessianDiagonal, HessianTrace, MaskHessian, MaskTaylor, Taylor
 from secateur.masks import HardConcrete, StraightThrough
 from secateur.units import Criterion
@@ -104,40 +104,52 @@ def candidates(quick: bool) -> dict[str, Candidate]:
     }
 
 
+@dataclass(frozen=True)
+class Look:
+    """A scene, what its criteria score through, and who judges what they leave."""
+
+    scene: SplatScene
+    judge: Judge
+    seen: Seen
+
+
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a scene."""
-    return {name: partial(_scene, name, settings) for name in settings.scenes}
+    """One part a scene and criterion."""
+    return {
+        f"{name}: {method}": partial(_criterion, name, candidate, settings)
+        for name in settings.scenes
+        for method, candidate in candidates(settings.quick).items()
+    }
 
 
-def _scene(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _looked(name: str, settings: Settings) -> Look:
+    """The criteria of a scene share what they look at."""
     scene, judge = load(name, settings)
     cameras = scoring_views(scene)
     cameras = cameras[:2] if settings.quick else cameras
-    report(0.0, f"{name}: looking")
     warm_up(scene)
-    seen = Seen(cameras, ray_contributions(scene, cameras), Renders.of(scene, cameras))
-    entrants = candidates(settings.quick)
-    _warm_up(scene, entrants)
+    return Look(scene, judge, Seen(cameras, ray_contributions(scene, cameras), Renders.of(scene, cameras)))
+
+
+def _criterion(name: str, candidate: Candidate, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    report(0.0, f"{name}: looking")
+    look = _looked(name, settings)
+    _warm_up(look.scene, candidate)
     steps = 3 if settings.quick else RECOVERY_STEPS
-    recover = partial(_recover, Recover(steps=steps), seen.renders)
-    rows, seconds = [], {}
-    for number, (method, candidate) in enumerate(entrants.items()):
-        share = stretch(report, number / len(entrants), (number + 1) / len(entrants))
-        share(0.0, f"{name}: scoring by {method}")
-        start = time.perf_counter()
-        scores = candidate.criterion.score(scene, candidate.calibration(seen))[GAUSSIANS]
-        seconds[method] = time.perf_counter() - start
-        rows += [
-            {"method": method} | row for row in compare(scene, scores, seen, judge, settings.shares, recover, share)
-        ]
+    report(0.0, f"{name}: scoring")
+    start = time.perf_counter()
+    scores = candidate.criterion.score(look.scene, candidate.calibration(look.seen))[GAUSSIANS]
+    seconds = time.perf_counter() - start
+    recover = partial(_recover, Recover(steps=steps), look.seen.renders)
     return {
         "how": HOW,
-        "gaussians": len(scene),
-        "scored_on_views": len(cameras),
-        "judged_on_views": len(judge.cameras),
+        "gaussians": len(look.scene),
+        "scored_on_views": len(look.seen.cameras),
+        "judged_on_views": len(look.judge.cameras),
         "recovery_steps": steps,
         "seconds": seconds,
-        "rows": rows,
+        "rows": compare(look.scene, scores, look.seen, look.judge, settings.shares, recover, report),
     }
 
 
@@ -177,11 +189,11 @@ def _recover(recovery: Recover, renders: Renders, small: SplatScene) -> SplatSce
     return recovery(small, [renders])[0]
 
 
-def _warm_up(scene: SplatScene, entrants: dict[str, Candidate]) -> None:
-    """Load all compiled code that scoring runs."""
+def _warm_up(scene: SplatScene, candidate: Candidate) -> None:
+    """Load all compiled code that scoring runs; learned masks run what rendering runs."""
+    if isinstance(candidate.criterion, LearnedMask):
+        return
     few = thinned(scene)
     cameras = scoring_views(few)[:1]
     seen = Seen(cameras, ray_contributions(few, cameras), Renders.of(few, cameras))
-    for method, candidate in entrants.items():
-        if not method.startswith("learned"):
-            candidate.criterion.score(few, candidate.calibration(seen))
+    candidate.criterion.score(few, candidate.calibration(seen))
