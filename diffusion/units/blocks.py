@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from diffusion.units.feed_forward import feed_forward_block, is_feed_forward, is_single_stream
-from diffusion.units.found import Found, LeftOut, linear, named, part
 from diffusion.units.heads import attention_block, is_attention
 from diffusion.units.resnets import is_resnet, resnet_block
 from secateur.surgery.attention import block_group
+from secateur.surgery.found import Found, LeftOut, linear, named, part
 from secateur.surgery.stand_in import Block
 from secateur.units import UnitGroup
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from diffusion.units.found import Found, LeftOut, counting, linear, named, width
 from diffusion.units.heads import is_attention
 from secateur.surgery.attention import feed_forward_group
+from secateur.surgery.found import Found, LeftOut, counting, linear, named, width
 from secateur.surgery.layers import join_name
 from secateur.surgery.stand_in import Block
 

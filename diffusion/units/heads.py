@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from diffusion.units.found import Found, LeftOut, counting, integer, linear, named, part, width
 from secateur.surgery.attention import joint_head_group
+from secateur.surgery.found import Found, LeftOut, counting, integer, linear, named, part, width
 from secateur.surgery.layers import join_name
 from secateur.surgery.stand_in import Block, Leaves
 

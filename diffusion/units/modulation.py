@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from diffusion.units.blocks import is_transformer_block
-from diffusion.units.found import Found, LeftOut, linear, named
+from secateur.surgery.found import Found, LeftOut, linear, named
 from secateur.surgery.layers import join_name
 from secateur.units import Member, UnitGroup
 

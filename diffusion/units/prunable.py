@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -16,12 +15,12 @@ from diffusion.units.blocks import (
     find_transformer_blocks,
 )
 from diffusion.units.feed_forward import find_neurons
-from diffusion.units.found import Found, LeftOut, merged
 from diffusion.units.heads import find_heads
 from diffusion.units.modulation import find_modulation
 from diffusion.units.operators import find_operators
 from diffusion.units.resnets import find_channels
 from secateur.surgery.cut import Cuts
+from secateur.surgery.found import Find, find_network
 from secateur.surgery.network import Network
 
 Kind = Literal[
@@ -39,8 +38,6 @@ Kind = Literal[
 """What the units are: heads of attentions, neurons of feed-forwards, norm groups of resnets' inner channels, outputs of
 modulating layers; or whole modules: resnets, attentions, feed-forwards, transformer blocks, a UNet's stacks of these,
 and single operators with LD-Pruner's stand-ins."""
-
-Find = Callable[[nn.Module, int], Iterator[Found | LeftOut]]
 
 _FINDERS: Mapping[str, Find] = {
     "heads": find_heads,
@@ -85,48 +82,4 @@ def prunable(
     """
     if {"channels", "operators"} <= set(kinds):
         raise ValueError("channels and operators overlap inside resnets; prune them in two runs, one after the other")
-    found: list[Found] = []
-    left_out: dict[str, str] = {}
-    for kind in dict.fromkeys(kinds):
-        if kind not in _FINDERS:
-            raise ValueError(f"there are no units of kind {kind!r}; there are {sorted(_FINDERS)}")
-        entries, reasons = merged(_FINDERS[kind](model, min_keep))
-        if not entries:
-            raise ValueError(f"{type(model).__name__} has no {kind} that could be cut{_because(reasons)}")
-        taken = {entry.group.name for entry in found}
-        found += [entry for entry in entries if entry.group.name not in taken]
-        left_out |= reasons
-    chosen = _matching(found, modules)
-    return Network(
-        model,
-        [entry.group for entry in chosen],
-        example_inputs,
-        blocks={entry.group.name: entry.blocks for entry in chosen if entry.blocks},
-        counts=[count for entry in chosen for count in entry.counts],
-        cuts=cuts,
-        left_out=left_out,
-        emptied={entry.group.name: entry.emptied for entry in chosen if entry.emptied},
-        scattered=[entry.group.name for entry in chosen if entry.scattered],
-    )
-
-
-def _because(reasons: Mapping[str, str]) -> str:
-    return "".join(f": {module}: {reason}" for module, reason in list(reasons.items())[:1])
-
-
-def _matching(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:
-    """The groups whose name, or the name of a module above, matches one of the patterns."""
-    chosen: dict[str, Found] = {}
-    for pattern in patterns:
-        hits = [entry for entry in found if _matches(entry.group.name, pattern)]
-        if not hits:
-            raise ValueError(
-                f"module pattern {pattern!r} matches none of {len(found)} groups, such as {found[0].group.name!r}"
-            )
-        chosen |= {entry.group.name: entry for entry in hits}
-    return [entry for entry in found if entry.group.name in chosen]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    steps = name.split(".")
-    return any(fnmatchcase(".".join(steps[:end]), pattern) for end in range(1, len(steps) + 1))
+    return find_network(model, _FINDERS, kinds, example_inputs, modules=modules, min_keep=min_keep, cuts=cuts)

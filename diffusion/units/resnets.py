@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from diffusion.units.found import Found, LeftOut, named, width
+from secateur.surgery.found import Found, LeftOut, named, width
 from secateur.surgery.layers import join_name
 from secateur.surgery.stand_in import Block
 from secateur.units import Member, UnitGroup
