@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from diffusion.block_removal import Student, remove_blocks
-from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
+from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of, read_prompts
 from diffusion.choose import Target, choose, dropped, find_target
 from diffusion.data import Samples
 from diffusion.estimate import Estimate, estimate, refuse_too_large
@@ -30,14 +30,15 @@ from diffusion.recipe import DiffusionRecipe, Model
 from diffusion.recovering import recover
 from diffusion.repair import repair
 from diffusion.report import write_page
+from diffusion.sample_file import SAMPLES
 from diffusion.saving import save, save_pipeline
-from diffusion.stages import Stages, same_device
 from diffusion.train import DenoisingTask
 from diffusion.units import prunable
 from secateur.allocation import unit_costs
 from secateur.console import Report, silent, stretch
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
+from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
 from secateur.surgery.network import Network
 from secateur.training import FitRecord
@@ -166,10 +167,10 @@ class _Run:
     def __init__(self, file: RecipeFile[DiffusionRecipe], target: Target, output: Path, report: Report) -> None:
         self.file, self.recipe, self.target, self.output, self.report = file, file.recipe, target, output, report
         self.steps = Steps()
-        self.stages = Stages.within(output, _identities(file.recipe))
         with self.steps("load"):
             report(0.02, "loading")
             self.model = load(file.recipe.model)
+            self.stages = Stages.within(output, _identities(file.recipe, self.model.hashes()))
         self.generator = Generator(self.model, file)
         self.task = DenoisingTask(noising_of(self.model), file.recipe.recovery.weighting)
         self.student: Student | None = None
@@ -225,7 +226,7 @@ class _Run:
                 inputs = self.example(self.recipe.calibration.batch_size)
                 ms = unit_times(network, inputs, repeats=self.recipe.evaluation.repeats)
         with self.steps("score"):
-            scores = same_device(self.stages.scores(lambda: self.scored(network, criterion)))
+            scores = on_cpu(self.stages.scores(lambda: self.scored(network, criterion)))
         with self.file.blaming("budget"):
             return choose(self.target, scores, budget, ms)
 
@@ -254,7 +255,7 @@ class _Run:
                 seed = self.recipe.calibration.seed + 1
                 draw = lambda count: self.generator.trajectories(count, seed=seed)  # noqa: E731
                 with self.file.blaming("calibration", "data"):
-                    self._samples = self.stages.samples(lambda: data.gather(self.model, draw))
+                    self._samples = self.stages.kept("samples", SAMPLES, lambda: data.gather(self.model, draw))
         return self._samples
 
     def repaired(self, small: Network) -> tuple[str, ...]:
@@ -368,10 +369,11 @@ def to_the_budget(criterion: Criterion, target: Target) -> Criterion:
     return replace(criterion, pressure=ExpectedBudget(share=max(share, 0.01), cost="params"))
 
 
-def _identities(recipe: DiffusionRecipe) -> dict[str, Any]:
-    """What each stage depends on."""
+def _identities(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What each stage depends on: parts of the recipe, what files hold that it names, and the model's weights."""
     held = {field.name: to_plain(getattr(recipe, field.name)) for field in fields(recipe)}
-    data = {name: held[name] for name in ("model", "calibration")}
+    data = {"weights": dict(hashes), "prompts": read_prompts(recipe.calibration)}
+    data |= {name: held[name] for name in ("model", "calibration")}
     scores = {**data, "units": held["units"], "criterion": repr(recipe.criterion), "budget": held["budget"]}
     recovery = {**scores, "repair": held["repair"], "recovery": held["recovery"]}
     return {"samples": data, "scores": scores, "recovery": recovery}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 
@@ -142,6 +143,26 @@ def test_scores_of_another_recipe_are_not_taken(dit: Path, tmp_path: Path) -> No
     prune(made, tmp_path / "out")
     assert counter.read_text() == "1"
     prune(replace(made, calibration=replace(SHORT, seed=1)), tmp_path / "out")
+    assert counter.read_text() == "2"
+
+
+def test_scores_of_another_checkpoint_under_the_same_path_are_not_taken(tmp_path: Path) -> None:
+    folder, counter = save_dit(tmp_path / "dit"), tmp_path / "count"
+    made = recipe(folder, criterion=Counted(str(counter)))
+    first, _ = prune(made, tmp_path / "out")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: -2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    second, _ = prune(made, tmp_path / "out")
+    assert counter.read_text() == "2"
+    assert not torch.equal(outputs(first.module), outputs(second.module))
+
+
+def test_changed_prompts_in_the_same_file_are_scored_anew(dit: Path, tmp_path: Path) -> None:
+    counter, prompts = tmp_path / "count", tmp_path / "prompts.txt"
+    made = recipe(dit, criterion=Counted(str(counter)), calibration=replace(SHORT, prompts_file=prompts))
+    for text in ("1\n2\n", "1\n2\n", "3\n"):
+        prompts.write_text(text)
+        prune(made, tmp_path / "out")
     assert counter.read_text() == "2"
 
 
