@@ -16,7 +16,7 @@ from secateur.training.seeding import generator_at, seed_at, seeded
 
 
 class Batches(Protocol):
-    """Training data with random access by step."""
+    """Training data with random access by step; by batch, where several batches make a step."""
 
     def batch_at(self, step: int, /) -> Any:
         """The batch of `step` (from 0): the same whenever and in whatever order it is asked for."""

@@ -46,7 +46,7 @@ class PlainFiles(CheckpointIO):
 class BetweenSteps(lightning.Callback):
     """What has to come before anything else in a step: the checkpoint of all steps before, the stop, the seed.
 
-    The start of a batch is the one moment when nothing of the step before is left to do.
+    The start of a step's first batch is the one moment when nothing of the step before is left to do.
 
     Args:
         path: the checkpoint; None: none is written.
@@ -70,15 +70,17 @@ class BetweenSteps(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._step = batch_idx
+        seed_global(seed_at(self.seed, batch_idx), pl_module.device)
+        self._step, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
+        if rest:
+            return  # half of a step's gradients are in no checkpoint
         due = self.path is not None and time.monotonic() - self._last >= self.seconds
         if self.path is not None and (due or self.request.made):
             trainer.save_checkpoint(self.path)
             self.written[:] = [self.path]
             self._last = time.monotonic()
         if self.request.made:
-            raise Stopped(batch_idx)
-        seed_global(seed_at(self.seed, batch_idx), pl_module.device)
+            raise Stopped(self._step)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]

@@ -10,6 +10,8 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor, nn
 
+from secateur.training.steps import steps_after
+
 
 class Ema(lightning.Callback):
     """Averages the trainable parameters in (at least) float32 after each step.
@@ -76,7 +78,8 @@ class Ema(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.update(pl_module)
+        if steps_after(trainer, batch_idx) is not None:
+            self.update(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "averages": self.averages}

@@ -38,6 +38,7 @@ def fit(
     batches: Batches,
     *,
     steps: int,
+    accumulate: int = 1,
     seed: int = 0,
     ema: float | None = None,
     clip_norm: float | None = None,
@@ -55,7 +56,7 @@ def fit(
     """Train `module` in place for `steps` calls of its `training_step`, on the device where it is.
 
     A step is a batch, however many optimisers the module steps by hand in it. `training_step(batch, step)` returns the
-    loss, under manual optimisation, too; learning-rate schedulers that Lightning drives advance by steps. In each step
+    loss, under manual optimisation, too; learning-rate schedulers that Lightning drives advance by steps. In each batch
     torch's global generators start from a state of their own (dropout draws from them), and in the end they are put
     back: the same seed gives the same weights, and a resumed run those of the uninterrupted one, bit for bit on a CPU.
     State of the module's own goes through `on_save_checkpoint` and `on_load_checkpoint`; parameters and buffers may
@@ -66,6 +67,9 @@ def fit(
         module: its `state_dict` is what is kept and saved: a frozen teacher is better held outside of it.
         batches: the data by step.
         steps: how many; 0 leaves the module as it is.
+        accumulate: batches of a step, one after another: step s has those of numbers s * accumulate and on, and their
+            gradients are averaged. For a loss that is a mean over samples that is one large batch, in the memory of a
+            small one. `training_step` and callbacks are told the number of the batch; all else here counts steps.
         seed: of what the steps draw from torch's global generators, at least 0; `batches` has its own.
         ema: decay of an average of the weights that is validated, and kept at the end, instead of the weights.
         clip_norm: greatest norm of the gradient; with manual optimisation the module clips.
@@ -87,7 +91,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step that it struck (a second one strikes at once); says where
             the checkpoint is.
     """
-    _check(module, steps, validate_every, patience, clip_norm)
+    _check(module, steps, accumulate, validate_every, patience, clip_norm)
     if steps == 0:
         return FitRecord(0, (), (), None, False, 0.0)
     options = {
@@ -100,6 +104,8 @@ def fit(
         "patience": patience,
         "min_delta": min_delta,
     }
+    if accumulate > 1:  # checkpoints of runs that do not accumulate name none
+        options["accumulate"] = accumulate
     run = canonical({**(identity or {}), **options})
     saved = read(checkpoint, run) if resume and checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
@@ -112,9 +118,11 @@ def fit(
     history = History(max(1, steps // SAMPLES), steps, report, best)
     between = BetweenSteps(checkpoint, checkpoint_seconds, run, seed)
     own = [callback for callback in (average, best, history) if callback is not None]
-    loader = _Loader(batches, 0 if saved is None else saved[RUN]["step"], steps, workers)
+    done = 0 if saved is None else saved[RUN]["step"]
+    loader = _Loader(batches, done * accumulate, steps * accumulate, workers)
     with _clear_stop(between, steps):
-        _train(module, loader, [between, *callbacks, *own], clip_norm, None if saved is None else checkpoint)
+        callbacks = [between, *callbacks, *own]
+        _train(module, loader, callbacks, accumulate, clip_norm, None if saved is None else checkpoint)
         if best is not None:
             restore(module, best.best)
         elif average is not None:
@@ -136,20 +144,20 @@ def _ended(module: lightning.LightningModule, saved: dict[str, Any]) -> FitRecor
 
 
 class _Loader:
-    """The batches of the steps that are left, under the length of the whole run: Lightning counts on from there."""
+    """The batches that are left, under the number of those of the whole run: Lightning counts on from there."""
 
-    def __init__(self, batches: Batches, start: int, steps: int, workers: int) -> None:
-        self.batches, self.start, self.steps, self.workers = batches, start, steps, workers
+    def __init__(self, batches: Batches, start: int, count: int, workers: int) -> None:
+        self.batches, self.start, self.count, self.workers = batches, start, count, workers
 
     def __len__(self) -> int:
-        return self.steps
+        return self.count
 
     def __iter__(self) -> Iterator[Any]:
         return iter(
             DataLoader(
                 _ByStep(self.batches),
                 batch_size=None,
-                sampler=range(self.start, self.steps),
+                sampler=range(self.start, self.count),
                 num_workers=self.workers,
                 generator=torch.Generator(),  # else the loader would draw from the global one
             )
@@ -167,6 +175,7 @@ class _ByStep(Dataset[Any]):
 def _check(
     module: lightning.LightningModule,
     steps: int,
+    accumulate: int,
     validate_every: int | None,
     patience: int | None,
     clip_norm: float | None,
@@ -174,6 +183,10 @@ def _check(
     name = type(module).__name__
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    if accumulate > 1 and not module.automatic_optimization:
+        raise ValueError(f"accumulate: {name} optimises by hand, so it accumulates by hand, too")
     if validate_every is None and patience is not None:
         raise ValueError("patience counts validations: give validate_every, too")
     if validate_every is not None and validate_every < 1:
@@ -189,7 +202,8 @@ def _check(
 def _train(
     module: lightning.LightningModule,
     loader: _Loader,
-    callbacks: list[lightning.Callback],
+    callbacks: Sequence[lightning.Callback],
+    accumulate: int,
     clip_norm: float | None,
     resumed_from: Path | None,
 ) -> None:
@@ -199,8 +213,9 @@ def _train(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
             max_epochs=1,
+            accumulate_grad_batches=accumulate,
             gradient_clip_val=clip_norm,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
             plugins=[PlainFiles(), LightningEnvironment()],
             logger=False,
             enable_checkpointing=False,

@@ -12,6 +12,7 @@ import lightning.pytorch as lightning
 from torch import Tensor
 
 from secateur.console import Report
+from secateur.training.steps import steps_after
 from secateur.training.validation import KeepBest, Validated
 
 
@@ -67,8 +68,13 @@ class History(lightning.Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             raise ValueError(f"{type(pl_module).__name__}.training_step must return its loss, got {loss!r}")
-        self.step = batch_idx + 1
+        # Lightning divides losses by how many batches a step has, so they are summed up to that of the step.
         self._sum = loss.float() if self._sum is None else self._sum.to(loss.device) + loss.float()
+        step = steps_after(trainer, batch_idx)
+        if step is None:
+            self.report((batch_idx + 1) / trainer.accumulate_grad_batches / self.last, self._doing)
+            return
+        self.step = step
         self._count += 1
         if self.step % self.every == 0 or self.step == self.last or trainer.should_stop:
             self._take_down(pl_module)

@@ -10,6 +10,7 @@ import lightning.pytorch as lightning
 
 from secateur.training.ema import Ema
 from secateur.training.seeding import seeded
+from secateur.training.steps import steps_after
 from secateur.training.weights import evaluating, snapshot
 
 
@@ -59,8 +60,8 @@ class KeepBest(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = batch_idx + 1
-        if step % self.every and step != self.last:
+        step = steps_after(trainer, batch_idx)
+        if step is None or (step % self.every and step != self.last):
             return
         self._validate(pl_module, step)
         if self.patience is not None and self._in_vain >= self.patience:

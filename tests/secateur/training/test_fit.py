@@ -10,7 +10,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
-from secateur.training import FitRecord, cosine, fit
+from secateur.training import FitRecord, Shuffled, cosine, fit
 from tests.contracts import assert_deterministic, assert_same
 from tests.secateur.training.modules import DATA, Automatic, Growing, Manual, send
 
@@ -239,6 +239,8 @@ class Unscorable(lightning.LightningModule):
         (Automatic, {"steps": 1, "ema": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
         (Automatic, {"steps": 1, "identity": {"scene": DATA}}, "identity must hold"),
         (Manual, {"steps": 1, "clip_norm": 1.0}, "Manual optimises by hand"),
+        (Automatic, {"steps": 1, "accumulate": 0}, "accumulate must be at least 1, got 0"),
+        (Manual, {"steps": 1, "accumulate": 2}, "Manual optimises by hand, so it accumulates by hand"),
         (Unscorable, {"steps": 1, "validate_every": 1}, r"needs a module with validation_score\(\)"),
         (Silent, {"steps": 1}, "Silent.training_step must return its loss"),
         (Diverging, {"steps": 9}, "loss became nan by step 4"),
@@ -247,6 +249,48 @@ class Unscorable(lightning.LightningModule):
 def test_says_what_is_wrong(module: type[Automatic], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(module(), DATA, **options)
+
+
+class Still(Automatic):
+    """Without dropout: what a step does depends on its samples alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = torch.nn.Identity()  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_small_batches_together_are_a_large_one(clip_norm: float | None) -> None:
+    options: dict[str, Any] = {"steps": 12, "ema": 0.9, "validate_every": 4, "clip_norm": clip_norm}
+    large, small = Still(), Still()
+    whole = fit(large, Shuffled(30, 12, seed=3), **options)
+    record = fit(small, DATA, accumulate=3, **options)
+    assert small.steps_seen == list(range(36))
+    assert_near(small.state_dict(), large.state_dict(), 1e-6)
+    assert record.steps == 12 and record.best_step == whole.best_step
+    for ours, theirs in ((record.losses, whole.losses), (record.validations, whole.validations)):
+        assert [step for step, _ in ours] == [step for step, _ in theirs]
+        assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], abs=1e-6)
+
+
+def test_schedules_advance_by_steps_of_several_batches() -> None:
+    module = Rated()
+    module.rates = []
+    fit(module, DATA, steps=6, accumulate=2)
+    rate = cosine(3, 20)
+    assert module.rates == pytest.approx([0.05 * rate(step // 2) for step in range(12)])
+
+
+def test_progress_is_told_within_a_step() -> None:
+    told: list[float] = []
+    fit(Automatic(), DATA, steps=2, accumulate=2, report=lambda done, _: told.append(done))
+    assert told == [0.25, 0.5, 0.75, 1.0]
+
+
+def assert_near(state: dict[str, Any], other: dict[str, Any], error: float) -> None:
+    assert state.keys() == other.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=error)
 
 
 @pytest.mark.gpu

@@ -68,6 +68,31 @@ def test_goes_on_after_a_step_that_was_struck_down(
     assert_same(weights, whole[1])
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("struck_batch", [20, 21, 22])
+def test_goes_on_at_a_step_of_several_batches(options: dict[str, Any], struck_batch: int, tmp_path: Path) -> None:
+    options, path = {**options, "accumulate": 3}, tmp_path / "run.ckpt"
+    done = struck_batch // 3 + 1
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {done} of 20"):
+        run(Automatic, send(signal.SIGINT, struck_batch), checkpoint=path, **options)
+    record, weights, batches = run(Automatic, checkpoint=path, **options)
+    whole = run(Automatic, **options)
+    assert batches == list(range(3 * done, 3 * STEPS))
+    assert record == whole[0]
+    assert_same(weights, whole[1])
+
+
+def test_no_checkpoint_holds_half_a_step(tmp_path: Path) -> None:
+    path, options = tmp_path / "run.ckpt", {"accumulate": 4, "ema": 0.9}
+    with pytest.raises(KeyboardInterrupt):
+        run(Automatic, struck(30), checkpoint=path, checkpoint_seconds=0, **options)
+    record, weights, batches = run(Automatic, checkpoint=path, **options)
+    assert batches == list(range(28, 4 * STEPS))
+    whole = run(Automatic, **options)
+    assert record == whole[0]
+    assert_same(weights, whole[1])
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
