@@ -103,7 +103,7 @@ def activations(target: Target, recipe: DiffusionRecipe) -> int:
         differentiated = criterion.micro_batch or criterion.batch_size
     elif needs_data(criterion):
         differentiated = recipe.calibration.batch_size
-    differentiated = max(differentiated, training.batch_size if training.steps else 0)
+    differentiated = max(differentiated, training.micro_batch if training.steps else 0)
     graph = saved_bytes(network.module, target) * differentiated if differentiated else 0
     return round(size * max(plain * max(batches), graph))
 

@@ -210,6 +210,7 @@ class Recovery:
     Args:
         steps: optimiser steps; 0: none.
         batch_size: samples of a step.
+        accumulate: parts that a step's samples go through the network in, one after another: memory is that of one.
         rate: learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: steps in which the rate grows; it then falls as a cosine, or stays with `constant`.
@@ -224,11 +225,12 @@ class Recovery:
             validation.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a step's samples do not divide into equal parts.
     """
 
     steps: int = 0
     batch_size: int = 16
+    accumulate: int = 1
     rate: float = 1e-4
     weight_decay: float = 0.0
     warmup: int = 0
@@ -247,6 +249,13 @@ class Recovery:
                 "steps and warmup of at least 0, batch_size of at least 1, a rate above 0 and drop in [0, 1] are "
                 f"needed, got {self.steps}, {self.warmup}, {self.batch_size}, {self.rate} and {self.drop}"
             )
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise ValueError(f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts")
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that go through the network at a time."""
+        return self.batch_size // self.accumulate
 
 
 @dataclass(frozen=True)

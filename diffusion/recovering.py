@@ -59,7 +59,7 @@ def recover(
     if len(samples) - held < 1 or (options.validate_every is not None and not held):
         raise ValueError(f"{len(samples)} samples are too few to train on and to validate on: give more data")
     train, test = samples.rows(torch.arange(held, len(samples))), samples.rows(torch.arange(held))
-    batches = _batches(train, min(options.batch_size, len(train)), options.drop, dtype, seed)
+    batches = _batches(train, min(options.micro_batch, len(train)), options.drop, dtype, seed)
     held_out = [_on(_batches(test, len(test), 0.0, dtype, seed).batch_at(0), small)] if held else []
     prepared = None
     if options.adapters is not None:
@@ -88,6 +88,7 @@ def recover(
         module,
         batches,
         steps=options.steps,
+        accumulate=options.accumulate,
         seed=seed,
         ema=options.ema,
         clip_norm=options.clip_norm,

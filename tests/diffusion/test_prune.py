@@ -215,6 +215,22 @@ def test_adapters_are_merged(dit: Path, tmp_path: Path) -> None:
     assert not [name for name, _ in small.module.named_parameters() if "parametrizations" in name]
 
 
+def test_a_step_may_go_through_the_network_in_parts(dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusion.train import DenoisingTask
+
+    seen: list[int] = []
+    draw = DenoisingTask.draw
+
+    def noted(task: DenoisingTask, batch: Any) -> Any:
+        seen.append(len(batch["latents"]))
+        return draw(task, batch)
+
+    monkeypatch.setattr(DenoisingTask, "draw", noted)
+    _, record = prune(recipe(dit, recovery=Recovery(steps=3, batch_size=4, accumulate=2, drop=0.0)), tmp_path)
+    assert seen == [2] * 6
+    assert record.recovery is not None and record.recovery.steps == 3
+
+
 def test_weights_that_do_not_fit_are_refused(dit: Path, tmp_path: Path) -> None:
     folder = save_dit(tmp_path / "dit")
     config = json.loads((folder / "transformer" / "config.json").read_text())

@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 
 from diffusion.models import PUBLISHED, find
 from diffusion.prune import dry_run
-from diffusion.recipe import Budget, DiffusionRecipe, Units
+from diffusion.recipe import Budget, DiffusionRecipe, Recovery, Units
 from secateur.recipe import read_recipe, recipe_of
 from tests.diffusion.recipes import recipe, save_dit
 
@@ -53,6 +53,14 @@ def test_a_dry_run_plans_without_weights(dit: Path, tmp_path: Path) -> None:
     assert found.estimate.memory_bytes > found.plan.dense.bytes
 
 
+def test_parts_of_a_batch_take_the_memory_of_one(dit: Path) -> None:
+    at_once, in_parts = (
+        dry_run(recipe(dit, recovery=Recovery(steps=2, batch_size=256, accumulate=parts))).estimate for parts in (1, 8)
+    )
+    assert in_parts.activations_bytes < 0.2 * at_once.activations_bytes
+    assert in_parts.forwards == at_once.forwards and in_parts.weights_bytes == at_once.weights_bytes
+
+
 REFUSED = [
     ("units: {kinds: [channels]}\n", 2, "channels"),
     ("units:\n  modules: [transformer_blocks.0, absent.*]\n", 3, "'absent.*' matches none"),
@@ -64,6 +72,7 @@ REFUSED = [
     ("budget: {remove: 1.2}\n", 2, "at least 0 and below 1"),
     ("units: {drop: [absent]}\n", None, "not both"),
     ("calibration: {stepz: 5}\n", 2, "there is no 'stepz'"),
+    ("recovery: {steps: 1, batch_size: 10, accumulate: 4}\n", 2, "does not divide into 4 equal parts"),
 ]
 
 
