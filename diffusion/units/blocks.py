@@ -9,22 +9,8 @@ from torch import nn
 from diffusion.units.feed_forward import feed_forward_block, is_feed_forward, is_single_stream
 from diffusion.units.heads import attention_block, is_attention
 from diffusion.units.resnets import is_resnet, resnet_block
-from secateur.surgery.attention import block_group
-from secateur.surgery.found import Found, LeftOut, linear, named, part
+from secateur.surgery.found import Found, LeftOut, linear, named, part, whole
 from secateur.surgery.stand_in import Block
-from secateur.units import UnitGroup
-
-
-def whole(model: nn.Module, block: Block) -> Found:
-    """A block as a group of one unit, which may go."""
-    group, _ = block_group(model, block.module, block.module, leaves=block.leaves, outputs=block.outputs)
-    kept = block.pieces()
-    members = tuple(
-        member
-        for member in group.members
-        if not any(member.param == piece or member.param.startswith(f"{piece}.") for piece in kept)
-    )
-    return Found(UnitGroup(group.name, 1, members, min_keep=0), blocks=(block,))
 
 
 def find_resnets(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from diffusion.units.blocks import is_stack, whole
+from diffusion.units.blocks import is_stack
 from diffusion.units.feed_forward import feed_forward_block, is_feed_forward
 from diffusion.units.heads import attention_block, is_attention
 from diffusion.units.resnets import is_resnet, resnet_block
-from secateur.surgery.found import Found, LeftOut, named
+from secateur.surgery.found import Found, LeftOut, named, whole
 from secateur.surgery.layers import split_name
 from secateur.surgery.stand_in import Block, has_pointwise
 

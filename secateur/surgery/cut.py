@@ -92,7 +92,7 @@ def cut_module(module: nn.Module, cuts: Cuts) -> nn.Module:
     """A smaller copy of `module`; the module itself is left as it is, and the rows that go are never copied.
 
     Works on any device, the meta device included. Layers of torch get the attributes that their new shapes demand, and
-    `nn.MultiheadAttention` that loses heads becomes a `SlimAttention`.
+    `nn.MultiheadAttention` that loses heads or inputs becomes a `SlimAttention`.
 
     Args:
         module: the dense module.
@@ -146,8 +146,9 @@ def _exchanged(module: nn.Module, name: str, cuts: Cuts) -> nn.Module:
     if name in cuts.scattered:
         kept = cuts.rows[(join_name(name, "weight"), 0)]
         return _replaced(module, name, ScatterLinear.of(layer, kept.rows))
-    heads = cuts.rows.get((join_name(name, "in_proj_weight"), 0))
-    if not isinstance(layer, nn.MultiheadAttention) or heads is None or len(heads.rows) == heads.size:
+    projected = [cuts.rows.get((join_name(name, "in_proj_weight"), dim)) for dim in (0, 1)]
+    narrower = any(kept is not None and len(kept.rows) < kept.size for kept in projected)
+    if not isinstance(layer, nn.MultiheadAttention) or not narrower:
         return layer
     return _replaced(module, name, SlimAttention.like(layer))
 

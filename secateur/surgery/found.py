@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.surgery.attention import block_group
 from secateur.surgery.cut import Count, Cuts
 from secateur.surgery.network import Network
 from secateur.surgery.stand_in import Block
@@ -29,6 +30,7 @@ class Found:
         blocks: what each unit removes as a whole module, where it does.
         emptied: what goes once none of the units is left, where the layer could not run without them.
         scattered: the units are outputs of a linear layer that keeps its width.
+        factors: parameters of members whose rows make factors of products between activations.
     """
 
     group: UnitGroup
@@ -36,6 +38,7 @@ class Found:
     blocks: tuple[Block, ...] = ()
     emptied: Block | None = None
     scattered: bool = False
+    factors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,18 @@ def counting(name: str, module: nn.Module, values: Mapping[str, int], units: int
         for attribute, value in values.items()
         if value and integer(module, attribute) == value
     )
+
+
+def whole(model: nn.Module, block: Block) -> Found:
+    """A block as a group of one unit, which may go."""
+    group, _ = block_group(model, block.module, block.module, leaves=block.leaves, outputs=block.outputs)
+    kept = block.pieces()
+    members = tuple(
+        member
+        for member in group.members
+        if not any(member.param == piece or member.param.startswith(f"{piece}.") for piece in kept)
+    )
+    return Found(UnitGroup(group.name, 1, members, min_keep=0), blocks=(block,))
 
 
 def merged(found: Iterable[Found | LeftOut]) -> tuple[list[Found], dict[str, str]]:
@@ -148,6 +163,7 @@ def find_network(
         left_out=left_out,
         emptied={entry.group.name: entry.emptied for entry in chosen if entry.emptied},
         scattered=[entry.group.name for entry in chosen if entry.scattered],
+        factors={entry.group.name: entry.factors for entry in chosen if entry.factors},
     )
 
 

@@ -80,9 +80,9 @@ def members_of(
         return _norm(layer, name, ("weight", "bias", "running_mean", "running_var"), rows, layer.num_features)
     if isinstance(layer, nn.GroupNorm):
         return _group_norm(layer, name, rows)
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         if len(layer.normalized_shape) != 1 or layer.weight is None:
-            raise Unsupported(f"layer norm {name!r} has no weights, or norms over several dimensions")
+            raise Unsupported(f"norm {name!r} has no weights, or norms over several dimensions")
         return _norm(layer, name, ("weight", "bias"), rows, len(layer.weight))
     if isinstance(layer, nn.PReLU):
         return _norm(layer, name, ("weight",), rows, layer.num_parameters) if layer.num_parameters > 1 else Found()

@@ -38,6 +38,8 @@ class Network:
         emptied: group name -> the block that goes once none of the group's units is left, and what it leaves then (an
             attention without heads still adds the bias of its last layer).
         scattered: names of groups whose units are outputs of linear layers that keep their width: those that go are 0.
+        factors: group name -> parameters among its members whose rows make factors of products between activations
+            (queries, which multiply keys): a mask acts on these rows too, where they are written.
 
     Raises:
         ValueError: a group has no units, no layer that reads them, or rows that do not exist, are shared with another
@@ -56,6 +58,7 @@ class Network:
         left_out: Mapping[str, str] | None = None,
         emptied: Mapping[str, Block] | None = None,
         scattered: Collection[str] = (),
+        factors: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.module = module
         self.example_inputs = example_inputs
@@ -65,6 +68,7 @@ class Network:
         self.left_out = dict(left_out or {})
         self.emptied = dict(emptied or {})
         self.scattered = frozenset(scattered)
+        self.factors = {name: frozenset(parameters) for name, parameters in (factors or {}).items()}
         self._groups = tuple(groups)
         _check(self)
 
@@ -135,11 +139,12 @@ class Network:
         for group in self._groups:
             if group.name in self.blocks:
                 continue
+            written = self.factors.get(group.name, frozenset())
             for member in group.members:
                 owner_name, tensor = split_name(member.param)
                 owner = self.module.get_submodule(owner_name)
                 scale = Scale(member.dim, rows_of(member, group.size), masks[group.name])
-                if group.name in self.scattered or reads_units(self.module, member):
+                if group.name in self.scattered or member.param in written or reads_units(self.module, member):
                     readers.setdefault(member.param, []).append(scale)
                 elif isinstance(owner, nn.LayerNorm | nn.RMSNorm) and tensor == "weight":
                     norms.setdefault(owner_name, []).append(scale)
@@ -213,6 +218,7 @@ class Network:
             left_out=self.left_out,
             emptied={name: block for name, block in self.emptied.items() if name in names},
             scattered=self.scattered & names,
+            factors={name: parameters for name, parameters in self.factors.items() if name in names},
         )
 
 
@@ -294,9 +300,11 @@ def _check(network: Network) -> None:
         raise ValueError(f"group names repeat: {sorted(group.name for group in network._groups)}")
     for emptied, block in network.emptied.items():
         _submodule(module, block.module, f"group {emptied!r} once it is empty")
-    unknown = (set(network.emptied) | network.scattered) - names
+    unknown = (set(network.emptied) | network.scattered | set(network.factors)) - names
     if unknown:
-        raise ValueError(f"emptied or scattered names no group {sorted(unknown)[0]!r}; there are {sorted(names)}")
+        raise ValueError(
+            f"emptied, scattered or factors names no group {sorted(unknown)[0]!r}; there are {sorted(names)}"
+        )
     for count in network.counts:
         value = getattr(_submodule(module, count.module, f"count {count.attribute!r}"), count.attribute, None)
         if type(value) is not int or count.group not in names:

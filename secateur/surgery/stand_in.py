@@ -88,11 +88,16 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 class Gone(nn.Module):
     """It returns zeros, features of width 0, or what it was given, with the bias that is left."""
 
+    # nn.TransformerEncoderLayer asks its attention for these before it takes its fast path, which this bars.
+    batch_first = False
+    in_proj_bias = None
+
     def __init__(self, module: nn.Module, block: Block) -> None:
         super().__init__()
         self.kind = kind_of(module)
         self.block = block
         self.parameters_of_forward = _arguments(module)
+        self.batch_first = getattr(module, "batch_first", False)
         for argument in filter(None, block.arguments):
             if argument not in self.parameters_of_forward:
                 raise ValueError(f"{block.module}: its forward has no argument {argument!r}")
