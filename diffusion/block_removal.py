@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion.plan import measure
 from diffusion.train import block_features
 from secateur.allocation import Budget, checked_scores
 from secateur.recovery.distill import Features
 from secateur.surgery.layers import split_name
 from secateur.surgery.network import Network
+from secateur.surgery.plan import measure
 from secateur.units import Keep, Scores
 
 _DOWN = ("block_out_channels", "down_block_types")

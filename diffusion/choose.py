@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import count
 
 import torch
 
 from diffusion.block_removal import remove_blocks
 from diffusion.inputs import example_inputs
 from diffusion.models import Source, find
-from diffusion.plan import Plan, Size, measure, plan
 from diffusion.recipe import Budget, DiffusionRecipe
 from diffusion.units import prunable
 from secateur.allocation import Budget as Limit
-from secateur.allocation import allocate_per_group, unit_costs
+from secateur.allocation import allocate, allocate_per_group, unit_costs
 from secateur.recipe import RecipeFile
+from secateur.surgery.exact_budget import allocate_cut
 from secateur.surgery.network import Network
+from secateur.surgery.plan import Plan, Size, measure, plan
 from secateur.units import Keep, Scores, UnitGroup
-
-_TRIES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +28,8 @@ class Target:
 
     Args:
         source: the model.
-        network: it and its units on the meta device, with example inputs of one sample.
+        network: it and its units on the meta device, with the recipe's floors and example inputs of one sample.
         kinds: group name -> kind of its units.
-        groups: the units, with the recipe's floors.
         size: of the model as it is.
         student: the smaller network, where the recipe removes blocks as BK-SDM does; then there are no groups.
         expected: which units stay as far as that can be told before there are scores: exactly, where the recipe names
@@ -42,10 +39,14 @@ class Target:
     source: Source
     network: Network
     kinds: Mapping[str, str]
-    groups: tuple[UnitGroup, ...]
     size: Size
     expected: Keep
     student: Network | None = None
+
+    @property
+    def groups(self) -> Sequence[UnitGroup]:
+        """The units."""
+        return self.network.groups()
 
     def plan(self, keep: Keep | None = None) -> Plan:
         """The model before and after a choice of units; None: as it is expected."""
@@ -72,7 +73,7 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
         network = Network(module, (), inputs)
         with file.blaming("units", "blocks"):
             student = remove_blocks(module, units.blocks)
-        return Target(source, network, {}, (), measure(network), {}, Network(student.model, (), inputs))
+        return Target(source, network, {}, measure(network), {}, Network(student.model, (), inputs))
     kinds: dict[str, str] = {}
     for index, kind in enumerate(units.kinds):
         with file.blaming("units", "kinds", index):
@@ -83,8 +84,8 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
             prunable(module, units.kinds, modules=[pattern], min_keep=units.min_keep)
     with file.blaming("units"):
         network = prunable(module, units.kinds, inputs, modules=units.modules, min_keep=units.min_keep)
-    groups = _with_floors(file, network.groups())
-    target = Target(source, network, kinds, groups, measure(network), {})
+    network = floored(network, _floors(file, network))
+    target = Target(source, network, kinds, measure(network), {})
     if units.drop:
         return replace(target, expected=dropped(file, target))
     with file.blaming("budget"):
@@ -111,8 +112,8 @@ def choose_evenly(target: Target, recipe: DiffusionRecipe) -> Keep:
 def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torch.Tensor] | None = None) -> Keep:
     """Which units stay.
 
-    What units cost adds up where none lies within another. Where some do, the limit is lowered until the cut model
-    itself meets it.
+    A budget of parameters, multiply-adds or bytes is met by the cut network itself, to within a unit. Shares of kinds,
+    and time, are sums over units, each as if it went alone.
 
     Args:
         target: the model and its units.
@@ -123,33 +124,31 @@ def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torc
     Raises:
         ValueError: the budget cannot be met with the floors that there are.
     """
-    if budget.by_kind:
-        keep: Keep = {}
-        for kind in dict.fromkeys(target.kinds.values()):
-            groups = [group for group in target.groups if target.kinds[group.name] == kind]
-            share = 1 - budget.by_kind.get(kind, 0.0)
-            if groups:
-                keep |= budget.allocator(scores, groups, Limit(share=share, cost=budget.cost))
-        return keep
     groups = list(target.groups)
+    if budget.by_kind:
+        return _by_kind(target, scores, budget)
     if budget.cost == "ms":
         assert ms is not None, "a budget of time needs the units' times"
         groups = [replace(group, cost={**group.cost, "ms": ms[group.name]}) for group in groups]
     pool = sum(float(unit_costs(group, budget.cost).sum()) for group in groups)
     whole = pool if budget.cost == "ms" else float(getattr(target.size, budget.cost))
     gone = _gone(budget, whole, pool)
-    limit = pool - gone
-    for attempt in count():
-        if limit < 0:
-            raise ValueError(_too_much(budget, gone, whole, pool))
-        keep = budget.allocator(scores, groups, Limit(limit=limit, cost=budget.cost))
-        if budget.cost == "ms" or not target.network.blocks:
-            return keep
-        excess = float(getattr(measure(target.network.cut(keep)), budget.cost)) - (whole - gone)
-        if excess <= 1e-9 * whole or attempt == _TRIES:
-            return keep
-        limit -= excess
-    raise AssertionError("unreachable")
+    if budget.cost == "ms":
+        return budget.allocator(scores, groups, Limit(limit=pool - gone, cost=budget.cost))
+    # `allocate` takes units by score alone, as `allocate_cut` does by itself with fewer cuts to count.
+    allocator = None if budget.allocator is allocate else budget.allocator
+    return allocate_cut(target.network, scores, Limit(limit=whole - gone, cost=budget.cost), allocator)
+
+
+def _by_kind(target: Target, scores: Scores, budget: Budget) -> Keep:
+    """Which units stay where every kind loses a share of its own."""
+    keep: Keep = {}
+    for kind in dict.fromkeys(target.kinds.values()):
+        groups = [group for group in target.groups if target.kinds[group.name] == kind]
+        share = 1 - budget.by_kind.get(kind, 0.0)
+        if groups:
+            keep |= budget.allocator(scores, groups, Limit(share=share, cost=budget.cost))
+    return keep
 
 
 def dropped(file: RecipeFile[DiffusionRecipe], target: Target) -> Keep:
@@ -193,18 +192,44 @@ def _too_much(budget: Budget, gone: float, whole: float, pool: float) -> str:
     )
 
 
-def _with_floors(file: RecipeFile[DiffusionRecipe], groups: Sequence[UnitGroup]) -> tuple[UnitGroup, ...]:
-    floored = list(groups)
+def _floors(file: RecipeFile[DiffusionRecipe], network: Network) -> dict[str, int]:
+    """Group name -> the recipe's floor, where it has one."""
+    names = [group.name for group in network.groups()]
+    floors: dict[str, int] = {}
     for pattern, floor in file.recipe.units.floors.items():
-        hits = [index for index, group in enumerate(groups) if fnmatchcase(group.name, pattern)]
+        hits = [name for name in names if fnmatchcase(name, pattern)]
         if not hits:
-            raise ValueError(
-                f"{file.place('units', 'floors', pattern)}matches none of {len(groups)} groups, such as "
-                f"{groups[0].name!r}"
-            )
-        for index in hits:
-            floored[index] = replace(floored[index], min_keep=floor)
-    return tuple(floored)
+            place = file.place("units", "floors", pattern)
+            raise ValueError(f"{place}matches none of {len(names)} groups, such as {names[0]!r}")
+        floors |= dict.fromkeys(hits, floor)
+    return floors
+
+
+def floored(network: Network, floors: Mapping[str, int]) -> Network:
+    """The network with other floors; a group that has to keep a unit keeps one at least.
+
+    Args:
+        network: it is not changed.
+        floors: group name -> the fewest units that stay.
+    """
+    if not floors:
+        return network
+    may_go = network.emptied.keys() | network.blocks.keys()
+    groups = [
+        replace(group, min_keep=max(floors.get(group.name, group.min_keep), 0 if group.name in may_go else 1))
+        for group in network.groups()
+    ]
+    return Network(
+        network.module,
+        groups,
+        network.example_inputs,
+        blocks=network.blocks,
+        counts=network.counts,
+        cuts=network.cuts,
+        left_out=network.left_out,
+        emptied=network.emptied,
+        scattered=network.scattered,
+    )
 
 
 def _everything(groups: Sequence[UnitGroup]) -> Keep:

@@ -15,7 +15,6 @@ from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge
 from diffusion.models import find, load_model
-from diffusion.plan import Size, measure
 from diffusion.prune import DryRun, Pruning, dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
 from diffusion.report import grid, write_evaluation
@@ -27,6 +26,7 @@ from secateur.importance import Random
 from secateur.quantities import format_bytes, format_decibels
 from secateur.recipe import read_recipe, recipe_of
 from secateur.surgery.network import Network
+from secateur.surgery.plan import Size, measure
 
 _KINDS: tuple[Kind, ...] = ("heads", "neurons", "channels", "modulation", "resnets", "attentions", "feed_forwards")
 

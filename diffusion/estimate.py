@@ -13,7 +13,6 @@ from diffusion.calibrate import needs_data, wanted
 from diffusion.choose import Target
 from diffusion.data import OwnSamples
 from diffusion.masks import EcoDiff
-from diffusion.plan import Plan
 from diffusion.recipe import DiffusionRecipe
 from diffusion.scores import LatentSet
 from secateur.importance.objective import mask_of_ones
@@ -21,6 +20,7 @@ from secateur.metrics.memory import measure_peak_memory
 from secateur.quantities import format_bytes
 from secateur.recipe import RecipeFile
 from secateur.surgery.cost import run_example
+from secateur.surgery.plan import Plan
 
 _EFFICIENCY = 0.5
 """Share of the speed of a matrix product that networks reach."""

@@ -21,9 +21,10 @@ from diffusion import architectures
 from diffusion.architectures import Architecture
 from diffusion.demo import MODELS
 from diffusion.prompting import Prompting, prompting_alone, prompting_of
-from diffusion.saving import MANIFEST, PrunedPipeline, load_network, read_manifest
+from diffusion.saving import PrunedPipeline, load_network, read_manifest
 from secateur.surgery.cut import Cuts, cut_module
 from secateur.surgery.manifest import cuts_from_json, hash_weights
+from secateur.surgery.model_folder import MANIFEST
 from secateur.training.seeding import seeded
 
 COMPONENTS = ("unet", "transformer")

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from secateur.surgery.layers import split_name
 from secateur.surgery.network import Network
-from secateur.surgery.stand_in import Block
+from secateur.surgery.plain import Plain, filled, kept_entries, renamed_entries
 
 _STACK = re.compile(r"(down_blocks\.(\d+)|up_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks")
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A smaller model of the same class.
-
-    Args:
-        model: it holds the pruned network's own parameters.
-        renamed: module of the pruned network -> its name in the model, for those that moved up.
-    """
-
-    model: nn.Module
-    renamed: Mapping[str, str]
 
 
 def as_plain(network: Network) -> Plain | None:
@@ -40,36 +24,15 @@ def as_plain(network: Network) -> Plain | None:
     cuts = network.cuts
     if cuts.rows or cuts.attributes or cuts.scattered or not cuts.blocks:
         return None
-    blocks = [block for _, block in cuts.blocks.values()]
-    if not all(_leaves_input(network.module, block) for block in blocks):
+    kept = kept_entries(network.module, cuts)
+    if kept is None or not all(kept.values()):
         return None
-    lists = {split_name(block.module)[0] for block in blocks}
-    gone = {block.module for block in blocks}
-    kept = {
-        name: [index for index in map(str, range(_length(network.module, name))) if f"{name}.{index}" not in gone]
-        for name in lists
-    }
-    config = _config(network.module, {name: len(indices) for name, indices in kept.items()})
-    if config is None or not all(kept.values()):
+    config = _config(network.module, {name: len(entries) for name, entries in kept.items()})
+    if config is None:
         return None
-    renamed = {
-        f"{name}.{old}": f"{name}.{new}"
-        for name, indices in kept.items()
-        for new, old in enumerate(indices)
-        if str(new) != old
-    }
-    return _filled(network.module, config, renamed)
-
-
-def _leaves_input(module: nn.Module, block: Block) -> bool:
-    """Whether the block was an entry of a list that is run in a row, and nothing of it is left."""
-    parent, index = split_name(block.module)
-    listed = isinstance(module.get_submodule(parent), nn.ModuleList) and index.isdecimal()
-    return listed and block.leaves == "input" and not block.pieces()
-
-
-def _length(module: nn.Module, name: str) -> int:
-    return len(module.get_submodule(name))  # type: ignore[arg-type]
+    with torch.device("meta"):
+        model = type(network.module).from_config(config)  # type: ignore[attr-defined]
+    return filled(model, network.module, renamed_entries(kept))
 
 
 def _config(module: Any, lengths: Mapping[str, int]) -> dict[str, Any] | None:
@@ -112,18 +75,3 @@ def _with_stacks(module: Any, config: dict[str, Any], changed: Mapping[str, int]
     config["transformer_layers_per_block"] = down
     config["reverse_transformer_layers_per_block"] = None if up == down[::-1] else up
     return config
-
-
-def _filled(module: Any, config: Mapping[str, Any], renamed: Mapping[str, str]) -> Plain | None:
-    """The model of that configuration with the module's tensors; None if they are not the ones that it needs."""
-    with torch.device("meta"):
-        model = type(module).from_config(config)
-    state = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        old = next((old for old in renamed if name.startswith(f"{old}.")), None)
-        state[name if old is None else renamed[old] + name[len(old) :]] = tensor
-    needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if needed != {name: tensor.shape for name, tensor in state.items()}:
-        return None
-    model.load_state_dict(state, strict=True, assign=True)
-    return Plain(model, renamed)

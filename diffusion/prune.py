@@ -17,7 +17,7 @@ from torch import nn
 
 from diffusion.block_removal import Student, remove_blocks
 from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of, read_prompts
-from diffusion.choose import Target, choose, dropped, find_target
+from diffusion.choose import Target, choose, dropped, find_target, floored
 from diffusion.data import Samples
 from diffusion.estimate import Estimate, estimate, refuse_too_large
 from diffusion.evaluate import Evaluation
@@ -25,7 +25,6 @@ from diffusion.inputs import example_inputs
 from diffusion.judging import judge
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
-from diffusion.plan import Plan
 from diffusion.recipe import DiffusionRecipe, Model
 from diffusion.recovering import recover
 from diffusion.repair import repair
@@ -41,6 +40,7 @@ from secateur.report.record import Machine, Steps, describe_machine, package_ver
 from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
 from secateur.surgery.network import Network
+from secateur.surgery.plan import Plan
 from secateur.training import FitRecord
 from secateur.units import Criterion, Keep, Scores
 
@@ -212,7 +212,8 @@ class _Run:
     def units(self) -> Network:
         """The loaded network with its units; its groups are those that were planned with."""
         units = self.recipe.units
-        return prunable(self.model.network, units.kinds, modules=units.modules, min_keep=units.min_keep)
+        found = prunable(self.model.network, units.kinds, modules=units.modules, min_keep=units.min_keep)
+        return floored(found, {group.name: group.min_keep for group in self.target.groups})
 
     def chosen(self, network: Network) -> Keep:
         if self.recipe.units.drop:

@@ -1,9 +1,7 @@
 """Pruned diffusion models as folders that load back bit for bit, without pickle.
 
-A pruned network is its dense `config.json`, its weights, and a manifest of every cut with recipe and metrics. The
-weights have a name of their own: under diffusers' name, `from_pretrained(..., ignore_mismatched_sizes=True)` would load
-such a folder and silently start every pruned layer anew. A cut that the configuration can express (whole transformer
-blocks) is written under diffusers' names, and loads without this package.
+A pruned network is a `secateur.surgery.model_folder`: its dense `config.json`, its weights, and a manifest of every cut
+with recipe and metrics. Whole transformer blocks that went are a cut that the configuration can express.
 """
 
 from __future__ import annotations
@@ -15,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from diffusion.plain import as_plain
-from secateur.files import replacing_folder
-from secateur.surgery.cut import Cuts, cut_module
-from secateur.surgery.layers import named_tensors
-from secateur.surgery.manifest import cuts_from_json, cuts_to_json, fill, hash_file, hash_weights
+from secateur.surgery.model_folder import (
+    CONFIG,
+    MANIFEST,
+    ModelFolder,
+    read_json,
+    rebuild,
+    refuse_mismatched,
+)
 from secateur.surgery.network import Network
 
-CONFIG = "config.json"
-MANIFEST = "prune_manifest.json"
-WEIGHTS = "pruned_model.safetensors"
 PLAIN_WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = "model_index.json"
-_FORMAT = "secateur pruned diffusion model"
-_VERSION = 1
+_FOLDERS = ModelFolder("diffusion model", PLAIN_WEIGHTS)
 
 
 def save(
@@ -57,26 +54,10 @@ def save(
     config = getattr(network.module, "config", None)
     if config is None or not hasattr(network.module, "save_config"):
         raise ValueError(f"{type(network.module).__name__} is no model of diffusers: it has no configuration")
-    if any(tensor.is_meta for tensor in named_tensors(network.module).values()):
-        raise ValueError("the network is on the meta device, so there are no weights to save")
     plain = as_plain(network)
     written = network.module if plain is None else plain.model
-    tensors = named_tensors(written) if plain is None else written.state_dict()
-    weights = WEIGHTS if plain is None else PLAIN_WEIGHTS
-    fields: dict[str, Any] = {"recipe": recipe, "metrics": metrics}
-    fields |= {"dense_sha256": None if dense is None else hash_weights(dense), **cuts_to_json(network)}
-    if plain is not None:
-        fields |= {"plain": True, "renamed": dict(plain.renamed)}
-    try:
-        with replacing_folder(folder, index=MANIFEST, former=(WEIGHTS, PLAIN_WEIGHTS)) as temporary:
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, temporary / weights, {"format": "pt"})
-            written.save_config(temporary)  # type: ignore[operator]
-            manifest: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "class": type(written).__name__}
-            manifest |= {"weights": weights, "weights_sha256": hash_file(temporary / weights), **fields}
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    except TypeError as error:
-        raise ValueError(f"the recipe or the metrics are no JSON: {error}") from error
+    write_config: Any = written.save_config
+    _FOLDERS.write(network, folder, write_config, plain=plain, dense=dense, recipe=recipe, metrics=metrics)
 
 
 def load_network(folder: str | os.PathLike[str]) -> Network:
@@ -90,20 +71,13 @@ def load_network(folder: str | os.PathLike[str]) -> Network:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    weights = folder / (PLAIN_WEIGHTS if manifest.get("plain") else WEIGHTS)
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: no such file")
-    if hash_file(weights) != manifest.get("weights_sha256"):
-        raise ValueError(f"{weights}: these are not the weights that {MANIFEST} was written with (weights_sha256)")
-    kind, config = _model_class(folder, manifest), _read_json(folder / CONFIG)
+    _FOLDERS.check_weights(folder, manifest)
+    kind, config = _model_class(folder, manifest), read_json(folder / CONFIG)
     if manifest.get("plain"):
         return Network(kind.from_pretrained(folder).eval(), ())
     with torch.device("meta"):
         dense = _built(kind, config, folder)
-    cuts: Cuts = cuts_from_json(manifest, dense, folder / MANIFEST)
-    module = cut_module(dense, cuts)
-    fill(module, weights)
-    return Network(module.eval(), (), cuts=cuts)
+    return rebuild(dense, folder, manifest)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,13 +87,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: the folder has none.
         ValueError: it is damaged or of another version.
     """
-    path = Path(folder) / MANIFEST
-    manifest = _read_json(path)
-    if manifest.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a manifest of a pruned diffusion model (format must be {_FORMAT!r})")
-    if manifest.get("version") != _VERSION:
-        raise ValueError(f"{path}: version {manifest.get('version')!r} is unknown; this reads version {_VERSION}")
-    return manifest
+    return _FOLDERS.read_manifest(folder)
 
 
 def load(folder: str | os.PathLike[str], **options: Any) -> Any:
@@ -144,15 +112,6 @@ def load(folder: str | os.PathLike[str], **options: Any) -> Any:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: neither a pipeline ({MODEL_INDEX}) nor a model ({CONFIG})")
     return _model_class(folder, {}).from_pretrained(folder).eval()
-
-
-def refuse_mismatched(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for the option of diffusers that starts layers anew whose sizes do not fit."""
-    if options.get("ignore_mismatched_sizes"):
-        raise ValueError(
-            "ignore_mismatched_sizes would replace every pruned layer by random weights of the dense size; "
-            "leave it out: the manifest says what size the layers have"
-        )
 
 
 def save_pipeline(
@@ -182,7 +141,7 @@ def save_pipeline(
         pipeline.save_pretrained(folder)
     finally:
         pipeline.register_modules(**kept)
-    entries = _read_json(folder / MODEL_INDEX)
+    entries = read_json(folder / MODEL_INDEX)
     for name, network in networks.items():
         save(network, folder / name, **options)
         entries[name] = list(index[name]) if index[name][0] else ["diffusers", type(network.module).__name__]
@@ -207,7 +166,7 @@ class PrunedPipeline:
         """
         refuse_mismatched(options)
         folder = Path(folder)
-        entries = _read_json(folder / MODEL_INDEX)
+        entries = read_json(folder / MODEL_INDEX)
         pruned = [name for name in entries if (folder / name / MANIFEST).is_file() and name not in options]
         networks = {name: load_network(folder / name).module for name in pruned}
         kind = pipeline_class or _pipeline_class(str(entries.get("_class_name")), folder)
@@ -228,7 +187,7 @@ def _pipeline_class(name: str, folder: Path) -> Any:
 def _model_class(folder: Path, manifest: Mapping[str, Any]) -> Any:
     import diffusers
 
-    name = _read_json(folder / CONFIG).get("_class_name")
+    name = read_json(folder / CONFIG).get("_class_name")
     found = getattr(diffusers, str(name), None)
     if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
         raise ValueError(f"{folder / CONFIG}: _class_name {name!r} is no model of diffusers")
@@ -243,15 +202,3 @@ def _built(kind: Any, config: Mapping[str, Any], folder: Path) -> nn.Module:
         return make(config)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{folder / CONFIG}: no {kind.__name__} can be built from it ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: must hold an object, found {type(value).__name__}")
-    return value

@@ -17,9 +17,9 @@ from diffusion.aptp.router import Router
 from diffusion.aptp.serving import Routed
 from diffusion.demo import networks
 from diffusion.pipeline import TextToImage
-from diffusion.saving import MANIFEST, WEIGHTS
 from diffusion.units import prunable
 from secateur.surgery import Network
+from secateur.surgery.model_folder import MANIFEST, WEIGHTS
 from tests.contracts import assert_same
 from tests.diffusion.models import inputs, random_model
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from diffusion import architectures, example_inputs
-from diffusion.plan import measure, plan, plan_evenly
 from diffusion.units import prunable
 from secateur.allocation import Budget
 from secateur.surgery.cost import count_bytes, count_params
+from secateur.surgery.plan import measure, plan, plan_evenly
 from tests.diffusion.models import FAMILIES, random_model, run
 
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diffusion
-from diffusion.saving import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, load_network, read_manifest
+from diffusion.saving import PLAIN_WEIGHTS, load_network, read_manifest
 from diffusion.units import Kind, prunable
 from secateur.surgery import Network
+from secateur.surgery.model_folder import MANIFEST, WEIGHTS
 from secateur.units import Keep
 from tests.diffusion.models import FAMILIES, diffusers, random_model, run
 
