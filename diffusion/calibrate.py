@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data import Samples, rows_at, to_device
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, without_variance
 from diffusion.models import LoadedModel
 from diffusion.noising import Noising
 from diffusion.recipe import Calibration, DiffusionRecipe
@@ -183,9 +183,7 @@ def objective(model: LoadedModel, samples: Samples, options: Calibration) -> Inf
     noising = noising_of(model)
 
     def predict(target: Any, noisy: Tensor, times: Tensor) -> Tensor:
-        predicted = Denoiser(target.module)(noisy, times, **arguments)
-        doubled = predicted.dim() > 1 and predicted.shape[1] == 2 * noisy.shape[1]
-        return predicted[:, : noisy.shape[1]] if doubled else predicted
+        return without_variance(Denoiser(target.module)(noisy, times, **arguments), noisy)
 
     latents = drawn.latents.to(device, next(model.network.parameters()).dtype)
     steps = torch.linspace(0, len(noising) - 1, options.timesteps).round().long().unique()

@@ -41,3 +41,9 @@ class Denoiser(nn.Module):
         """
         arguments = {self._latents: latents, "timestep": timesteps, **conditions}
         return self.network(**arguments, return_dict=False)[0]
+
+
+def without_variance(predicted: Float[Tensor, "N ..."], latents: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+    """The prediction alone, shaped like the latents, of a network that predicts a variance, too: DiT has both."""
+    channels = latents.shape[1]
+    return predicted[:, :channels] if predicted.dim() > 1 and predicted.shape[1] == 2 * channels else predicted

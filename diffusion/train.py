@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.denoiser import Denoiser
+from diffusion.denoiser import Denoiser, without_variance
 from diffusion.noising import Noising, Weighting
 from secateur.recovery.distill import Distillation, Features, Term
 from secateur.training.seeding import seeded
@@ -83,8 +83,7 @@ class DenoisingTask:
             ValueError: the shapes do not agree.
         """
         values = target.values
-        if predicted.dim() > 1 and predicted.shape[1] == 2 * values.shape[1]:
-            predicted = predicted[:, : values.shape[1]]
+        predicted = without_variance(predicted, values)
         if predicted.shape != values.shape:
             raise ValueError(f"the network predicts {tuple(predicted.shape)} for latents of {tuple(values.shape)}")
         errors = (predicted.float() - values.float()).square().flatten(1).mean(1)

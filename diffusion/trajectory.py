@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from diffusion.denoiser import Denoiser, without_variance
 from secateur.training.seeding import generator_at, seed_at, seeded
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -255,7 +256,7 @@ class Guided:
     channels), the first half is taken.
 
     Args:
-        model: called as `model(latents, timestep=(batch,), return_dict=False, **condition)`.
+        model: a network of diffusers, called as `Denoiser` calls it.
         condition: keyword arguments: `encoder_hidden_states`, `class_labels`, `added_cond_kwargs` ...
         unconditional: those without the prompt; None: there is no guidance.
         guidance: u + guidance (c - u) (Ho and Salimans, arXiv 2207.12598); at 1 the model is called once.
@@ -280,10 +281,7 @@ class Guided:
         times = timestep.to(latents.device).expand(len(latents))
         times = times if self.timestep_scale == 1 else times * self.timestep_scale
         seen = latents.to(next(self.model.parameters()).dtype)
-        output = self.model(seen, timestep=times, return_dict=False, **condition)[0]
-        if output.shape[1] == 2 * latents.shape[1]:
-            output = output[:, : latents.shape[1]]
-        return output.to(latents.dtype)
+        return without_variance(Denoiser(self.model)(seen, times, **condition), latents).to(latents.dtype)
 
 
 @dataclass(frozen=True, eq=False)
