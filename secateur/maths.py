@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DerivativeMethod = Literal["double_backward", "central_differences"]
 """How second derivatives are taken: exactly, or from first derivatives on either side."""
@@ -237,8 +238,10 @@ def hessian_vector_product(
     """H v, with H the Hessian of the mean loss.
 
     "double_backward" differentiates the gradient times v (Pearlmutter, Fast Exact Multiplication by the Hessian, 1994).
-    It is exact, and needs operations that torch can differentiate twice. Losses through a custom `autograd.Function`
-    are refused: torch would count the derivative of a backward pass that leaves torch (a rasteriser's) as 0.
+    It is exact, and needs operations that torch can differentiate twice. Attention by torch's
+    `scaled_dot_product_attention` is computed by plain products meanwhile, which hold all attention maps in memory: its
+    fused kernels have one derivative only. Losses through a custom `autograd.Function` are refused: torch would count
+    the derivative of a backward pass that leaves torch (a rasteriser's) as 0.
 
     "central_differences" is (gradient(w + h v) - gradient(w - h v)) / 2h, which needs first derivatives only. The step
     h moves the tensor that moves most, relative to its root mean square, by the cube root of the machine epsilon (0.5 %
@@ -263,9 +266,10 @@ def hessian_vector_product(
     with torch.enable_grad():
         if method == "central_differences":
             return _central_differences(losses, tensors, vectors)
-        return mean_over_losses(
-            losses(), tensors, lambda gradients: _gradient_times(gradients, tensors, vectors), create_graph=True
-        )
+        with sdpa_kernel(SDPBackend.MATH):
+            return mean_over_losses(
+                losses(), tensors, lambda gradients: _gradient_times(gradients, tensors, vectors), create_graph=True
+            )
 
 
 def _gradient_times(
@@ -279,7 +283,7 @@ def _gradient_times(
     try:
         found = torch.autograd.grad(product, list(tensors.values()), allow_unused=True, materialize_grads=True)
     except RuntimeError as error:
-        # Fused attention and others have a first derivative only.
+        # Attention in kernels of its own, and others, have a first derivative only.
         if "is not implemented" not in str(error):
             raise
         raise ValueError(f"{error}: use method='central_differences', or an operation with two derivatives") from error

@@ -198,19 +198,33 @@ def test_no_curvature_and_no_direction_give_zeros(method: DerivativeMethod) -> N
 
 
 def test_operations_without_a_second_derivative_are_refused_by_name() -> None:
-    q = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    q = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
-    def fused() -> list[Tensor]:
-        return [torch.nn.functional.scaled_dot_product_attention(q, q, 2 * q).square().sum()]
+    def distances() -> list[Tensor]:
+        return [torch.pdist(q).square().sum()]
 
     def custom() -> list[Tensor]:
         return [Doubled.apply(q).square().sum()]
 
-    for losses, what in ((fused, "attention_for_cpu_backward"), (custom, "DoubledBackward")):
+    for losses, what in ((distances, "_pdist_backward"), (custom, "DoubledBackward")):
         with pytest.raises(ValueError, match=rf"{what}.*central_differences"):
             hessian_vector_product(losses, {"q": q}, {"q": torch.ones_like(q)})
     products = hessian_vector_product(custom, {"q": q}, {"q": torch.ones_like(q)}, "central_differences")["q"]
     torch.testing.assert_close(products, torch.full_like(q, 8.0), rtol=1e-3, atol=0)
+
+
+def test_attention_is_differentiated_twice_whatever_its_kernel() -> None:
+    q = torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    v = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def fused(x: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(x, x, 2 * x).square().sum()
+
+    def plain(x: Tensor) -> Tensor:
+        return ((x @ x.mT / 3**0.5).softmax(-1) @ (2 * x)).square().sum()
+
+    product = hessian_vector_product(lambda: [fused(q)], {"q": q}, {"q": v})["q"]
+    torch.testing.assert_close(product, torch.autograd.functional.hvp(plain, q, v)[1])
 
 
 class Doubled(torch.autograd.Function):
