@@ -29,6 +29,10 @@ class Objective(Protocol):
         ...
 
 
+def _itself(output: Any) -> Tensor:
+    return output
+
+
 @dataclass(frozen=True, eq=False)
 class Supervised:
     """The loss of a network on batches of inputs and what they should become: an `Objective`.
@@ -64,18 +68,20 @@ class Disturbed:
         inputs: batches, one argument of the target each.
         sigma: standard deviation of the noise; 0 makes all gradients 0.
         seed: of the noise.
+        read: output of the target -> the tensor that is compared, where the output holds several.
     """
 
     inputs: Sequence[Any]
     sigma: float = 0.01
     seed: int = 0
+    read: Callable[[Any], Tensor] = _itself
 
     def losses(self, target: Any, /) -> Iterator[Tensor]:
         """The loss of each batch."""
         generator = torch.Generator().manual_seed(self.seed)
         for inputs in self.inputs:
             with _evaluation(target):
-                output = target(inputs)
+                output = self.read(target(inputs))
             noise = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
             yield functional.mse_loss(output, output.detach() + self.sigma * noise)
 

@@ -41,6 +41,18 @@ def test_against_its_own_outputs_a_network_has_no_gradient_but_for_noise() -> No
     assert all(bool((score > 0).all()) for score in moved.values())
 
 
+def test_the_tensor_that_is_disturbed_can_be_one_of_several() -> None:
+    module = perceptron(4, 10, 3)
+
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, module(x)
+
+    single = list(Disturbed([INPUTS], seed=1).losses(module))
+    of_pair = list(Disturbed([INPUTS], seed=1, read=lambda pair: pair[1]).losses(Pair()))
+    assert_same(single, of_pair)
+
+
 def test_squared_gradients_of_noise_are_the_gauss_newton_diagonal() -> None:
     module = perceptron(3, 2, bias=False)
     inputs, sigma, draws = INPUTS[:5, :3], 0.3, 3000
