@@ -332,11 +332,22 @@ class Distillation(lightning.LightningModule):
     def _see(self, inputs: Any) -> tuple[Seen, Seen]:
         teacher = self._teacher[0]
         with evaluating(teacher):
-            taught = _run(teacher, inputs, self._layers, "teacher")
-        return _run(self.student, inputs, self._layers, "student"), taught
+            taught = see(teacher, inputs, self._layers, "teacher")
+        return see(self.student, inputs, self._layers, "student"), taught
 
 
-def _run(module: nn.Module, inputs: Any, names: Sequence[str], who: str) -> Seen:
+def see(module: nn.Module, inputs: Any, names: Sequence[str], who: str) -> Seen:
+    """What a network makes of a batch.
+
+    Args:
+        module: the network.
+        inputs: a tensor, or a tuple of arguments, or a dict of them by name.
+        names: of the modules whose outputs are kept.
+        who: the network's name in errors.
+
+    Raises:
+        ValueError: a module does not exist, did not run, or returns no tensor.
+    """
     with _watching(module, names, who) as features:
         output = run_example(module, inputs)
     missing = [name for name in names if name not in features]
