@@ -1,0 +1,1 @@
+"""Triangle meshes: faces pruned by what silhouettes say of them."""
