@@ -76,6 +76,18 @@ create_environment() {
         "Install python$version-venv (Debian, Ubuntu) or virtualenv, then run this again."
 }
 
+# open3d draws in the same library that it computes with, so it loads only where these are.
+provide_libraries_of_open3d() {
+    "$python" -c 'import open3d' >/dev/null 2>&1 && return
+    if [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+        say "open3d does not load; installing libgl1, libusb-1.0-0 and libgomp1"
+        { apt-get update && apt-get install -y libgl1 libusb-1.0-0 libgomp1; } >>"$log" 2>&1 || true
+        "$python" -c 'import open3d' >/dev/null 2>&1 && return
+    fi
+    say "open3d does not load (on Debian, Ubuntu: apt-get install libgl1 libusb-1.0-0 libgomp1):" \
+        "its tests are skipped, meshes are read and written as PLY only, and nothing else needs it"
+}
+
 # These are only wanted by some tests and pictures, so their absence is told and nothing is forced.
 report_optional_programs() {
     command -v node >/dev/null && command -v npm >/dev/null ||
@@ -103,6 +115,7 @@ cd "$root"
 # can pull another one. The default Linux wheels on PyPI bring CUDA libraries of several GB.
 step "torch" "$python" -m pip install --constraint constraints.txt torch
 step "secateur and its tools" "$python" -m pip install --constraint constraints.txt --editable '.[dev]'
+provide_libraries_of_open3d
 report_optional_programs
 # Last, and by renaming: an interrupted setup leaves no stamp, so the next one starts over.
 fingerprint >"$stamp.new"
