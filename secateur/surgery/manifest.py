@@ -271,7 +271,10 @@ class _Reader:
         part = record.get("part", "")
         if not isinstance(part, str):
             self._refuse(where, f"part must be a name, found {part!r}")
-        block = Block(name, leaves, outputs, part=part, **named)  # type: ignore[arg-type]
+        features_last = record.get("features_last", False)
+        if not isinstance(features_last, bool):
+            self._refuse(where, f"features_last must be true or false, found {features_last!r}")
+        block = Block(name, leaves, outputs, part=part, features_last=features_last, **named)  # type: ignore[arg-type]
         try:
             stand_in(self.modules[name], block)
         except ValueError as error:

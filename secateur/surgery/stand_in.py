@@ -35,6 +35,8 @@ class Block:
         part: a submodule that the input still passes through (the shortcut of a residual block); "" for none.
         biases: for each output, the 1-d parameter that is still added to its features; "" for none.
         held: submodules that stay because something outside of the block uses them.
+        features_last: pictures that the module reads have their features in the last dimension (SAM's), not in
+            dimension 1, so that is where biases are added.
     """
 
     module: str
@@ -44,6 +46,7 @@ class Block:
     part: str = ""
     biases: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    features_last: bool = False
 
     def pieces(self) -> tuple[str, ...]:
         """Qualified names of the submodules and parameters of the block that stay."""
@@ -73,7 +76,7 @@ def stand_in(module: nn.Module, block: Block) -> nn.Module:
 
 def kind_of(module: nn.Module) -> str:
     """The class name that the module had when it was dense."""
-    if isinstance(module, Gone | Pointwise):
+    if isinstance(module, Gone | Pointwise | _Held):
         return module.kind
     dense = {SlimAttention: nn.MultiheadAttention, ScatterLinear: nn.Linear}
     kind = plain_kind(type(module))
@@ -102,9 +105,9 @@ class Gone(nn.Module):
             if argument not in self.parameters_of_forward:
                 raise ValueError(f"{block.module}: its forward has no argument {argument!r}")
         for name in filter(None, (block.part, *block.held)):
-            _put(self, name, _found(module, name, block, nn.Module))
+            _put(self, name, _found(module, name, block, nn.Module), module)
         for name in filter(None, block.biases):
-            _put(self, name, _found(module, name, block, nn.Parameter))
+            _put(self, name, _found(module, name, block, nn.Parameter), module)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What is left, in a tuple where the block returned one."""
@@ -127,8 +130,8 @@ class Gone(nn.Module):
         if index >= len(block.biases) or not block.biases[index]:
             return left
         bias = self.get_parameter(block.biases[index])
-        # Pictures have their channels in dimension 1, tokens in the last.
-        return left + (bias[:, None, None] if left.dim() == 4 else bias)
+        # Most pictures have their features in dimension 1, tokens in the last.
+        return left + (bias[:, None, None] if left.dim() == 4 and not block.features_last else bias)
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         position = self.parameters_of_forward.index(name)
@@ -219,13 +222,22 @@ def _found(module: nn.Module, name: str, block: Block, kind: type) -> Any:
     return found
 
 
-def _put(root: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
-    """Give `root` the module or parameter under its dotted name, through empty modules where the path has none."""
+class _Held(nn.Module):
+    """What is left of a module of which a part stays."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+
+def _put(root: nn.Module, name: str, value: nn.Module | nn.Parameter, dense: nn.Module) -> None:
+    """Give `root` the module or parameter under its dotted name in `dense`, through modules that hold nothing else."""
     owner, last = split_name(name)
     holder = root
     for step in filter(None, owner.split(".")):
+        dense = dense._modules[step]  # type: ignore[assignment]
         if step not in holder._modules:
-            holder.add_module(step, nn.Module())
+            holder.add_module(step, _Held(kind_of(dense)))
         holder = holder._modules[step]  # type: ignore[assignment]
     if isinstance(value, nn.Module):
         holder.add_module(last, value)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from secateur.surgery.found import Found, LeftOut, integer, whole, width
+from secateur.surgery.found import Found, LeftOut, integer, whole
 from secateur.surgery.layers import split_name
 from secateur.surgery.stand_in import Block
+from vit.units.feed_forward import feed_forward_block
 from vit.units.heads import attention_block
 from vit.units.layouts import attentions, feed_forwards, layers
 
@@ -23,12 +24,11 @@ def find_attentions(model: nn.Module, min_keep: int = 0) -> Iterator[Found | Lef
 def find_feed_forwards(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut]:
     """Every feed-forward that is a module of its own and whose output is added to a residual; it leaves nothing."""
     for feed_forward in feed_forwards(model):
+        block = feed_forward_block(model, feed_forward, bias=False)
         if not feed_forward.whole:
             yield LeftOut(feed_forward.name, "its layers are no module of their own; take its neurons instead")
-        elif width(model, feed_forward.up, 1) != width(model, feed_forward.down, 0):
-            yield LeftOut(feed_forward.name, "its output has another width")
         else:
-            yield whole(model, Block(feed_forward.name))
+            yield LeftOut(feed_forward.name, "its output has another width") if block is None else whole(model, block)
 
 
 def find_blocks(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut]:

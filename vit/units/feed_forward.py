@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import nn
 
 from secateur.surgery.attention import feed_forward_group
-from secateur.surgery.found import Found, LeftOut
-from secateur.surgery.layers import join_name
+from secateur.surgery.found import Found, LeftOut, width
+from secateur.surgery.layers import join_name, split_name
+from secateur.surgery.stand_in import Block
 from vit.units.layouts import FeedForward, layers
 
 
@@ -40,4 +41,18 @@ def _neurons(model: nn.Module, feed_forward: FeedForward, min_keep: int) -> Foun
         )
     except ValueError as error:
         return LeftOut(name, str(error))
-    return Found(replace(group, min_keep=min_keep))
+    return Found(replace(group, min_keep=min_keep), emptied=feed_forward_block(model, feed_forward, bias=True))
+
+
+def feed_forward_block(model: nn.Module, feed_forward: FeedForward, *, bias: bool) -> Block | None:
+    """The feed-forward as a block that goes whole, its last bias too unless `bias`.
+
+    Returns:
+        None if it is no module of its own, or changes the width.
+    """
+    down = model.get_submodule(feed_forward.down)
+    assert isinstance(down, nn.Linear)
+    if not feed_forward.whole or down.out_features != width(model, feed_forward.up, 1):
+        return None
+    biases = (f"{split_name(feed_forward.down)[1]}.bias",) if bias and down.bias is not None else ()
+    return Block(feed_forward.name, biases=biases, features_last=bool(biases))

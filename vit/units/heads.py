@@ -98,18 +98,16 @@ def attention_block(model: nn.Module, attention: Attention, *, bias: bool) -> Bl
         bias: whether the bias of its output layer stays: that of an attention that lost its heads one by one.
 
     Returns:
-        None if its output has another width than its input, or it reads pictures, whose features the bias would have
-        to be added to in another place (SAM).
+        None if its output has another width than its input.
     """
     out = model.get_submodule(attention.out)
     assert isinstance(out, nn.Linear)
-    given = _given(model, attention)
-    if out.out_features != given or (bias and attention.projections == "fused" and attention.pair):
+    if out.out_features != _given(model, attention):
         return None
     outputs = 2 if attention.pair else 1
     own = attention.out[len(attention.name) + 1 :]
     biases = (f"{own}.bias", *[""] * (outputs - 1)) if bias and out.bias is not None else ()
-    return Block(attention.name, outputs=outputs, biases=biases)
+    return Block(attention.name, outputs=outputs, biases=biases, features_last=any(biases))
 
 
 def _given(model: nn.Module, attention: Attention) -> int:
