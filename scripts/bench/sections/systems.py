@@ -46,7 +46,6 @@ CAPTURES = {"chair": ("nerf_synthetic/chair", None), "fox": ("fox", 480)}
 """Folder in `shared/data`, and the most pixels of the longer side."""
 
 STEPS = 2500
-POINTS = 100_000
 KEEP = 0.25
 ABLATED = (0.5, 0.2, 0.05)
 
@@ -180,7 +179,7 @@ def _both(compensated: CompensatedScene, capture: Capture) -> dict[str, float]:
 
 
 def _field(method: str, capture: Capture, steps: int, folder: Path, report: Report) -> dict[str, Any]:
-    points, schedule = start_points(capture, POINTS), GrowthSchedule.scaled(steps)
+    points, schedule = start_points(capture), GrowthSchedule.scaled(steps)
     start = time.perf_counter()
     if method == "scaffold":
         scaffold = ScaffoldField.from_points(points)
