@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -51,3 +54,11 @@ def mixed(words: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     words = words ^ (words >> 15)
     words = (words * 0x735A2D97) & _WORD
     return words ^ (words >> 15)
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """New layers get weights of that seed while the context is open; the global random state is left as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -100,6 +101,10 @@ class TokenPruner(ABC):
             layer: whose keys or attention is looked at. What it costs to get these is counted there.
         """
         return 0
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the class, as JSON holds them, that make the same pruner; its weights are not among them."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} if is_dataclass(self) else {}
 
 
 class DroppingPruner(TokenPruner):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,3 +32,7 @@ class RandomDropping(DroppingPruner, nn.Module):
     def scores(self, tokens: Tokens) -> Float[Tensor, "batch patches"]:
         """(batch, patches) uniform in (0, 1)."""
         return self.noise.uniform(tokens.layer, tokens.hidden_states[:, tokens.prefix :])
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes the same pruner, number of steps aside."""
+        return {"seed": self.noise.seed}

@@ -51,7 +51,9 @@ class TokenReduction:
     Args: as for `reduce_tokens`.
 
     Attributes:
-        progress: 0 to 1, how much of the schedule's removal is done, for trainings that begin with all tokens.
+        progress: 0 to 1, how much of the schedule's removal is done, for trainings that begin with all tokens. Token
+            Cropr lets it rise linearly over the first half of a dense task's training, EViT along a cosine
+            (`secateur.schedules`).
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TokenReduction:
         self.last_layer_fusion = last_layer_fusion
         self.progress = 1.0
         self._call = _Call()
+        self._final: dict[int, tuple[int, ...]] = {}
         self._counts: dict[tuple[int, float], tuple[int, ...]] = {}
         self._handles: list[Any] = []
         self._nested: list[nn.TransformerEncoder] = []
@@ -197,7 +200,9 @@ class TokenReduction:
         """
         key = (patches, self.progress)
         if key not in self._counts:
-            final = self.schedule.counts(self.cost(patches), self.place)
+            if patches not in self._final:
+                self._final[patches] = self.schedule.counts(self.cost(patches), self.place)
+            final = self._final[patches]
             counts = tuple(patches - math.floor((patches - count) * self.progress + 0.5) for count in final)
             self._check(counts, patches)
             self._counts[key] = counts

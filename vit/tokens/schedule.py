@@ -114,8 +114,8 @@ class KeepRates(TokenSchedule):
 class Target(TokenSchedule):
     """The most patches whose cost is a share of the dense model's, found exactly: one patch more would not fit.
 
-    Patches go by an equal rate at the layers `at`, or where it is None by an equal number at each layer from `first`.
-    The rest of the budget is then filled patch by patch, from the last of these layers on backwards.
+    Patches go by an equal rate at the layers `at`, or where it is None by an equal number at each layer from `first`,
+    until one is left. The rest of the budget is then filled patch by patch, from the last of these layers on backwards.
 
     Args:
         share: of the cost, in (0, 1].
@@ -151,7 +151,7 @@ class Target(TokenSchedule):
         def along(t: float) -> dict[int, int]:
             steps = enumerate(at, start=1)
             if self.at is None:
-                return {layer: max(1, math.floor(cost.patches * (1 - t * k / len(at)))) for k, layer in steps}
+                return {layer: max(1, math.floor(cost.patches * (1 - t * k))) for k, layer in steps}
             return {layer: max(1, math.floor(cost.patches * (1 - t) ** k)) for k, layer in steps}
 
         if fits(along(0.0)):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit.tokens.noise import seeded_weights
+
 _SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -19,10 +21,11 @@ _SIZES = {
 }
 
 
-def _lively(model: nn.Module) -> nn.Module:
-    """Larger weights than a fresh model's, so that attention is far from uniform and layers matter."""
+def _lively(build: Callable[[], nn.Module]) -> nn.Module:
+    """Always the same model. Its weights are larger than a fresh one's: attention is uneven, and layers matter."""
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
+    with torch.no_grad(), seeded_weights(0):
+        model = build()
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise * (0.2 if parameter.dim() > 1 else 0.1))
@@ -32,26 +35,28 @@ def _lively(model: nn.Module) -> nn.Module:
 def vit(**changes: Any) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return _lively(ViTForImageClassification(ViTConfig(**_SIZES | {"intermediate_size": 48} | changes)))
+    return _lively(lambda: ViTForImageClassification(ViTConfig(**_SIZES | {"intermediate_size": 48} | changes)))
 
 
 def deit(**changes: Any) -> nn.Module:
     from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-    return _lively(DeiTForImageClassificationWithTeacher(DeiTConfig(**_SIZES | {"intermediate_size": 48} | changes)))
+    return _lively(
+        lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**_SIZES | {"intermediate_size": 48} | changes))
+    )
 
 
 def dinov2(**changes: Any) -> nn.Module:
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    return _lively(Dinov2ForImageClassification(Dinov2Config(**_SIZES | {"mlp_ratio": 2} | changes)))
+    return _lively(lambda: Dinov2ForImageClassification(Dinov2Config(**_SIZES | {"mlp_ratio": 2} | changes)))
 
 
 def dinov2_with_registers(**changes: Any) -> nn.Module:
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersForImageClassification
 
     config = Dinov2WithRegistersConfig(**_SIZES | {"mlp_ratio": 2, "use_swiglu_ffn": True} | changes)
-    return _lively(Dinov2WithRegistersForImageClassification(config))
+    return _lively(lambda: Dinov2WithRegistersForImageClassification(config))
 
 
 class PlainViT(nn.Module):
@@ -74,7 +79,7 @@ class PlainViT(nn.Module):
 
 
 def plain(**options: Any) -> nn.Module:
-    return _lively(PlainViT(**options))
+    return _lively(lambda: PlainViT(**options))
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
