@@ -22,6 +22,9 @@ class Movement(lightning.Callback):
     soft version's sum of sigma(S), which pulls all scores down (section 4.2; 0 is the hard version). Over blocks and
     rows the gradients of a unit's weights add up: block movement (Lagunas et al. 2021, arXiv 2109.04838, section 3).
 
+    Units of any other kind (heads, channels, features of a stream) are watched as `units`: a unit's score is the sum
+    over all weights that it owns.
+
     It is a callback and a criterion: train with it, then score with it. With `PruningCallback(movement, ...)` list it
     in front of that one. Scores of removed weights rest there, as w = 0; `MovementPruning` in
     `secateur.masked_training` keeps them moving, so that removed weights can return.
@@ -31,6 +34,8 @@ class Movement(lightning.Callback):
         params: which parameters are watched; by default those of two dimensions or more.
         rate: of the scores, as a learning rate; it changes no order without a penalty.
         penalty: see above.
+        units: a network or other target whose tensors train, and whose groups are scored; it takes the place of
+            `granularity`. None: weights.
 
     Raises:
         ValueError: `rate` is not above 0, or `penalty` is negative.
@@ -42,16 +47,20 @@ class Movement(lightning.Callback):
         params: ParamsFilter = matrices,
         rate: float = 1.0,
         penalty: float = 0.0,
+        units: Prunable | None = None,
     ) -> None:
         if not rate > 0 or penalty < 0:
             raise ValueError(f"rate > 0 and penalty >= 0 are needed, got {rate} and {penalty}")
         self.granularity: Granularity = granularity or Unstructured()
-        self.params, self.rate, self.penalty = params, rate, penalty
+        self.params, self.rate, self.penalty, self.units = params, rate, penalty, units
         self.scores: Scores = {}
-        self._target: Weights | None = None
+        self._target: Prunable | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._target = Weights(pl_module, self.granularity, self.params)
+        self._target = self.units or Weights(pl_module, self.granularity, self.params)
+        trained = {id(parameter) for parameter in pl_module.parameters()}
+        if not any(id(weight) in trained for weight in self._weights(self._target).values()):
+            raise ValueError(f"{type(pl_module).__name__} trains none of the weights whose movement is watched")
         self.scores = {name: score.to(pl_module.device) for name, score in self.scores.items()}
 
     def on_before_optimizer_step(
@@ -59,12 +68,12 @@ class Movement(lightning.Callback):
     ) -> None:
         assert self._target is not None
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        weights = {n: w for n, w in self._target.weights().items() if id(w) in stepped and w.grad is not None}
+        weights = {n: w for n, w in self._weights(self._target).items() if id(w) in stepped and w.grad is not None}
         self.accumulate(self._target, {name: weight.grad for name, weight in weights.items()})  # type: ignore[misc]
 
     @torch.no_grad()
     def accumulate(
-        self, target: Weights, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+        self, target: Prunable, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
     ) -> None:
         """Take in one step.
 
@@ -73,13 +82,12 @@ class Movement(lightning.Callback):
             gradients: name -> gradient, shaped like the parameter; parameters that are absent rest.
             values: name -> w, where it is not what `target` holds.
         """
-        weights, tensors = values or target.weights(), target.tensors()
+        weights, tensors = values or self._weights(target), target.tensors()
+        products = {name: (grad * weights[name]).reshape(tensors[name].shape) for name, grad in gradients.items()}
         for group in target.groups():
-            (member,) = group.members
-            if member.param not in gradients:
+            if not any(member.param in products for member in group.members):
                 continue
-            product = (gradients[member.param] * weights[member.param]).reshape(tensors[member.param].shape)
-            change = fold({member.param: product}, group)
+            change = fold(products, group)
             before = self.scores.get(group.name, torch.zeros_like(change))
             if self.penalty:
                 gate = torch.sigmoid(before)
@@ -106,6 +114,12 @@ class Movement(lightning.Callback):
                 raise ValueError(f"group {group.name!r} of {group.size} units was not watched; there are {have}")
             found[group.name] = score.clone()
         return found
+
+    def _weights(self, target: Prunable) -> dict[str, Tensor]:
+        """What is watched, by name, in its own shape."""
+        if isinstance(target, Weights):
+            return target.weights()
+        return {name: tensor for name, tensor in target.tensors().items() if self.params(name, tensor)}
 
     def above(self, threshold: float) -> dict[str, Tensor]:
         """Group name -> (size,) bool: sigma(S) > threshold, the soft version's own choice of what stays."""

@@ -15,7 +15,9 @@ from secateur.importance import Magnitude
 from secateur.importance.movement import Movement
 from secateur.pruning_callback import PruningCallback
 from secateur.schedules import Polynomial
+from secateur.surgery import Network
 from secateur.training import fit
+from secateur.units import Member, UnitGroup
 from tests.contracts import assert_deterministic, assert_permutes, assert_same, assert_scores_fit
 from tests.secateur.networks import BATCHES, Regression
 
@@ -65,6 +67,19 @@ def test_blocks_of_one_are_single_weights() -> None:
     watched(single)
     watched(block)
     assert_same(single.scores, block.scores)
+
+
+def test_units_of_a_network_score_the_sum_over_all_that_they_own() -> None:
+    module, by_hand = Regression(), ByHand()
+    channels = UnitGroup("hidden", 8, (Member("network.0.weight"), Member("network.2.weight", 1)))
+    target = Network(module, [channels])
+    movement = Movement(units=target, rate=0.5)
+    assert movement.score(target)["hidden"].tolist() == [0.0] * 8
+    fit(module, BATCHES, steps=12, callbacks=[movement, by_hand])
+    expected = by_hand.sums["network.0.weight"].sum(1) + by_hand.sums["network.2.weight"].sum(0)
+    torch.testing.assert_close(movement.score(target)["hidden"], 0.5 * expected)
+    with pytest.raises(ValueError, match="Pull trains none of the weights"):
+        fit(Pull(), BATCHES, steps=1, callbacks=[Movement(units=target)])
 
 
 class Pull(lightning.LightningModule):
