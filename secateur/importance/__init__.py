@@ -1,7 +1,7 @@
 """What is each unit worth? Criteria that need no domain, one family a file."""
 
 from secateur.importance.activation import ActivationAttention, Wanda, block_influence
-from secateur.importance.combine import Product, RankMixture, Sampled
+from secateur.importance.combine import Normalized, Product, RankMixture, Sampled
 from secateur.importance.curvature import Fisher, HessianDiagonal, HessianProduct, HessianTrace, MaskHessian
 from secateur.importance.gradient import MaskTaylor, Taylor
 from secateur.importance.magnitude import Lamp, Magnitude
@@ -24,6 +24,7 @@ __all__ = [
     "Magnitude",
     "MaskHessian",
     "MaskTaylor",
+    "Normalized",
     "Objective",
     "Product",
     "Random",

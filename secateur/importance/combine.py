@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -83,6 +83,43 @@ class RankMixture:
         return total
 
 
+Norm = Literal["mean", "sum", "max", "gaussian"]
+"""What a group's scores are divided by: the mean, the sum or the maximum of their absolutes; or they are brought to a
+mean of 0 and a standard deviation of 1."""
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """Scores that are comparable between groups: each group's are normalised by its own.
+
+    Layers differ in the scale of their weights and gradients; where units of all groups compete, that scale would
+    decide which layer is thinned. SlimSAM (Chen et al. 2024, arXiv 2312.05284) ranks bottlenecks of all layers by
+    "gaussian" scores. Within a group no order changes.
+
+    Args:
+        criterion: whose scores are normalised.
+        by: how; a group whose scores are all equal gets 0 from "gaussian", one of zeros stays 0.
+    """
+
+    criterion: Criterion
+    by: Norm = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(Norm):
+            raise ValueError(f"by must be one of {get_args(Norm)}, got {self.by!r}")
+
+    def score(self, target: Any, calibration: Any = None) -> Scores:
+        """(size,) scores of each group."""
+        return {name: self._of(value) for name, value in self.criterion.score(target, calibration).items()}
+
+    def _of(self, scores: Tensor) -> Tensor:
+        if self.by == "gaussian":
+            centred = scores - scores.mean()
+            return centred / _or_one(scores.std(correction=0))
+        sizes = scores.abs()
+        return scores / _or_one({"mean": sizes.mean, "sum": sizes.sum, "max": sizes.max}[self.by]())
+
+
 @dataclass(frozen=True)
 class Sampled:
     """Random scores whose top k is a sample without replacement, in proportion to a criterion's scores.
@@ -128,6 +165,10 @@ def _check_weights(criteria: tuple[Criterion, ...], weights: tuple[float, ...] |
         raise ValueError("at least one criterion is needed")
     if weights is not None and len(weights) != len(criteria):
         raise ValueError(f"{len(criteria)} criteria need as many {what}, got {len(weights)}")
+
+
+def _or_one(divisor: Tensor) -> Tensor:
+    return torch.where(divisor > 0, divisor, 1.0)
 
 
 def _ones(scores: Scores) -> Scores:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from secateur.importance import Magnitude, Product, Random, RankMixture, Sampled
+from secateur.importance import Magnitude, Normalized, Product, Random, RankMixture, Sampled
 from secateur.maths import average_ranks, topk_mask
 from secateur.units import Criterion, Keep, Member, Scores, UnitGroup
 from tests.contracts import assert_deterministic, assert_permutes, assert_same, assert_scores_fit
@@ -66,6 +67,8 @@ CRITERIA: list[Criterion] = [
     Magnitude(power=2.0, params=("matrix", "vector")),
     Product((Magnitude(), Magnitude(2.0)), powers=(1.0, 0.5)),
     RankMixture((Magnitude(), Random(3))),
+    Normalized(Magnitude()),
+    Normalized(Magnitude(), "mean"),
     Sampled(Magnitude(), uniform=0.2, seed=5),
 ]
 
@@ -162,3 +165,25 @@ def test_sampling_negative_scores_is_refused() -> None:
 def test_wrong_parameters_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("mean", (0.75, -0.75, 1.5)),
+        ("sum", (0.25, -0.25, 0.5)),
+        ("max", (0.5, -0.5, 1.0)),
+        ("gaussian", (0.2672612, -1.3363062, 1.0690450)),
+    ],
+)
+def test_normalized_scores_are_those_of_their_group(by: Any, expected: tuple[float, ...]) -> None:
+    for scale in (1.0, 100.0):
+        scores = Normalized(Given((2.0 * scale, -2.0 * scale, 4.0 * scale)), by).score(toy(3))["rows"]
+        torch.testing.assert_close(scores, torch.tensor(expected))
+    for flat in ((0.0, 0.0), (3.0, 3.0)) if by == "gaussian" else ((0.0, 0.0),):
+        assert Normalized(Given(flat), by).score(toy(2))["rows"].tolist() == [0.0, 0.0]
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="by must be one of .*gaussian"):
+        Normalized(Magnitude(), "median")  # type: ignore[arg-type]
