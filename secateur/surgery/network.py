@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -136,19 +136,29 @@ class Network:
         """What a mask multiplies: weights by tensor name, and the features that a norm counts by module name."""
         readers: dict[str, list[Scale]] = {}
         norms: dict[str, list[Scale]] = {}
+        for place in self._places:
+            scales = norms if place.is_norm else readers
+            scales.setdefault(place.name, []).append(Scale(place.dim, place.rows, masks[place.group]))
+        return readers, norms
+
+    @cached_property
+    def _places(self) -> tuple[_Place, ...]:
+        """Where masks act. Looked up once: training enters a mask in every step, and large networks have many."""
+        places = []
         for group in self._groups:
             if group.name in self.blocks:
                 continue
             written = self.factors.get(group.name, frozenset())
             for member in group.members:
                 owner_name, tensor = split_name(member.param)
-                owner = self.module.get_submodule(owner_name)
-                scale = Scale(member.dim, rows_of(member, group.size), masks[group.name])
+                rows = rows_of(member, group.size)
                 if group.name in self.scattered or member.param in written or reads_units(self.module, member):
-                    readers.setdefault(member.param, []).append(scale)
-                elif isinstance(owner, nn.LayerNorm | nn.RMSNorm) and tensor == "weight":
-                    norms.setdefault(owner_name, []).append(scale)
-        return readers, norms
+                    places.append(_Place(member.param, member.dim, rows, group.name))
+                elif tensor == "weight" and isinstance(
+                    self.module.get_submodule(owner_name), nn.LayerNorm | nn.RMSNorm
+                ):
+                    places.append(_Place(owner_name, member.dim, rows, group.name, is_norm=True))
+        return tuple(places)
 
     def _cuts(self, keep: Keep) -> Cuts:
         """What goes, in the numbering of the module as it is."""
@@ -220,6 +230,17 @@ class Network:
             scattered=self.scattered & names,
             factors={name: parameters for name, parameters in self.factors.items() if name in names},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a group's mask acts: on rows of the tensor of that name, or on the features that the norm of it counts."""
+
+    name: str
+    dim: int
+    rows: Tensor
+    group: str
+    is_norm: bool = False
 
 
 class _Strength:
