@@ -229,6 +229,7 @@ def floored(network: Network, floors: Mapping[str, int]) -> Network:
         left_out=network.left_out,
         emptied=network.emptied,
         scattered=network.scattered,
+        factors=network.factors,
     )
 
 

@@ -87,3 +87,12 @@ def test_floors_of_a_recipe_hold(unet: Path) -> None:
         target_of(unet, units, Budget(remove=0.9, of="units"))
     without = floored(target.network, {target.groups[0].name: 0})
     assert without.groups()[0].min_keep == 0 and without.groups()[1].min_keep == 20
+
+
+def test_a_floor_leaves_masks_as_they_are() -> None:
+    from diffusion.units import prunable
+
+    network = prunable(random_model("dit"), ("heads", "neurons"))
+    same = floored(network, {network.groups()[0].name: 2})
+    for name in ("blocks", "counts", "cuts", "left_out", "emptied", "scattered", "factors"):
+        assert getattr(same, name) == getattr(network, name), name
