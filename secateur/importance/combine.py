@@ -117,7 +117,7 @@ class Normalized:
             centred = scores - scores.mean()
             return centred / _or_one(scores.std(correction=0))
         sizes = scores.abs()
-        return scores / _or_one({"mean": sizes.mean, "sum": sizes.sum, "max": sizes.max}[self.by]())
+        return scores / _or_one({"mean": sizes.mean(), "sum": sizes.sum(), "max": sizes.amax()}[self.by])
 
 
 @dataclass(frozen=True)

@@ -185,5 +185,5 @@ def test_normalized_scores_are_those_of_their_group(by: Any, expected: tuple[flo
 
 
 def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="by must be one of .*gaussian"):
+    with pytest.raises(ValueError, match=r"by must be one of .*gaussian"):
         Normalized(Magnitude(), "median")  # type: ignore[arg-type]
