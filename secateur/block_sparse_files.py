@@ -119,7 +119,7 @@ def _fill(module: nn.Module, sparse: set[str], tensors: Mapping[str, Tensor]) ->
     strange = sorted(set(tensors) - known)
     if strange:
         raise ValueError(f"tensor {strange[0]!r} is none of the network's")
-    loaded: dict[int, Tensor] = {}
+    loaded: dict[int, Any] = {}
     for name, tensor in wanted.items():
         if name not in tensors:
             raise ValueError(f"no tensor {name!r}, which the network has")
