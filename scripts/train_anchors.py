@@ -87,7 +87,7 @@ if __name__ == "__main__":
     parser.add_argument("steps", type=int)
     parser.add_argument("output", type=Path, help="the field, as safetensors")
     parser.add_argument("--long-side", type=int, help="the most pixels of the longer side of the photographs")
-    parser.add_argument("--points", type=int, default=10_000, help="random points to start from where the capture has none")
+    parser.add_argument("--points", type=int, default=10_000, help="random points to start from where there are none")
     parser.add_argument("--sh-degree", type=int, default=2, help="of the ordinary scene")
     parser.add_argument("--half", action="store_true", help="write features as float16")
     parser.add_argument("--seed", type=int, default=0)
