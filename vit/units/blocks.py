@@ -32,8 +32,11 @@ def find_feed_forwards(model: nn.Module, min_keep: int = 0) -> Iterator[Found | 
 
 
 def find_blocks(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut]:
-    """Every layer, with all its residual branches; it leaves its input."""
+    """Every layer of a list, with all its residual branches; it leaves its input."""
     for layer in layers(model):
+        if not layer.listed:
+            yield LeftOut(layer.name, "it is no entry of a list that is run in a row")
+            continue
         name, index = split_name(layer.name)
         owner = split_name(name)[0]
         if index == "0" and isinstance(model.get_submodule(owner), nn.TransformerEncoder):

@@ -13,7 +13,7 @@ from secateur.surgery.found import Found, LeftOut
 from secateur.surgery.layer_members import Unsupported, members_of
 from secateur.surgery.layers import join_name, split_name
 from secateur.units import Member, UnitGroup
-from vit.units.layouts import Layer, layers
+from vit.units.layouts import TABLE, Layer, attention_of, layers
 
 _Product: TypeAlias = nn.Linear | nn.Conv2d
 _Norm: TypeAlias = nn.LayerNorm | nn.RMSNorm
@@ -56,14 +56,9 @@ def find_embedding(model: nn.Module, min_keep: int = 1) -> Iterator[Found | Left
 def _stages(model: nn.Module) -> list[_Stage]:
     by_list: dict[str, list[Layer]] = {}
     for layer in layers(model):
-        by_list.setdefault(split_name(layer.name)[0], []).append(layer)
-    return [_Stage(_owner(model, name), tuple(each), each[0].width) for name, each in by_list.items()]
-
-
-def _owner(model: nn.Module, name: str) -> str:
-    """The module that holds the list of layers of that name."""
-    listed = isinstance(model.get_submodule(name), nn.ModuleList | nn.Sequential)
-    return split_name(name)[0] if listed and name else name
+        if layer.listed:
+            by_list.setdefault(split_name(layer.name)[0], []).append(layer)
+    return [_Stage(split_name(name)[0], tuple(each), each[0].width) for name, each in by_list.items()]
 
 
 def _members(model: nn.Module, stages: Sequence[_Stage], index: int) -> Iterator[Member]:
@@ -110,7 +105,7 @@ def _of_layer(model: nn.Module, layer: Layer) -> Iterator[Member]:
         yield from members_of(model.get_submodule(name), name, True, rows, 0).members
     for tensor, parameter in model.get_submodule(layer.name).named_parameters():
         name = join_name(layer.name, tensor)
-        if any(name.startswith(f"{module}.") for module in done):
+        if split_name(name)[1] == TABLE or any(name.startswith(f"{module}.") for module in done):
             continue
         if parameter.shape != (layer.width,):
             raise Unsupported(f"it is not known which of {name} belongs to a feature")
@@ -174,6 +169,8 @@ def _of_readers(model: nn.Module, sites: Sequence[str], size: int) -> Iterator[M
     any_reader = False
     for site in filter(None, sites):
         found = list(model.get_submodule(site).named_modules(prefix=site))
+        if any(attention_of(name, module) is not None for name, module in found):
+            raise Unsupported(f"{site} attends to its stream at its end")
         first = next((index for index, (_, module) in enumerate(found) if _reads(module, size)), len(found))
         reader = found[first][1] if first < len(found) else None
         given = size if reader is None else _inputs(reader)

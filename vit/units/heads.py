@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from secateur.surgery.attention import joint_head_group, multihead_attention_group
 from secateur.surgery.cut import Count
 from secateur.surgery.found import Found, LeftOut, counting, integer, width
-from secateur.surgery.layers import join_name
+from secateur.surgery.layers import join_name, split_name
 from secateur.surgery.stand_in import Block
 from secateur.units import Member, UnitGroup
-from vit.units.layouts import Attention, attentions, heads_attributes
+from vit.units.layouts import TABLE, Attention, attentions, heads_attributes
 
-_TABLE = "relative_position_bias_table"
 _SHARED = ("rel_pos_h", "rel_pos_w")
 
 
@@ -59,8 +58,10 @@ def _heads(model: nn.Module, attention: Attention, min_keep: int) -> Found | Lef
             attention.heads,
         ),
     )
-    members = (*group.members, *(Member(table, 1) for table in _tables(module, name)))
-    floor = _floor(min_keep, emptied)
+    members = (*group.members, *(Member(table, 1) for table in _tables(model, attention)))
+    # A table beside the attention makes biases even for an attention that is gone.
+    beside = any(not table.startswith(f"{name}.") for table in _tables(model, attention))
+    floor = max(_floor(min_keep, emptied), 1 if beside else 0)
     return Found(replace(group, members=members, min_keep=floor), counts, emptied=emptied)
 
 
@@ -68,8 +69,22 @@ def _floor(min_keep: int, emptied: Block | None) -> int:
     return max(min_keep, 0 if emptied is not None else 1)
 
 
-def _tables(module: nn.Module, name: str) -> list[str]:
-    return [join_name(name, table) for table, _ in module.named_parameters() if table.split(".")[-1] == _TABLE]
+def _tables(model: nn.Module, attention: Attention) -> list[str]:
+    """Tables with a column a head, in the attention or beside it in its layer."""
+    layer = split_name(attention.name)[0]
+    return [
+        join_name(layer, name)
+        for name, parameter in model.get_submodule(layer).named_parameters()
+        if split_name(name)[1] == TABLE and parameter.dim() == 2 and parameter.shape[1] == attention.heads
+    ]
+
+
+def _shared_table(model: nn.Module, attention: Attention) -> str:
+    """A table of biases that the attention shares with those of other layers; "" if there is none."""
+    layer = split_name(attention.name)[0]
+    around = {layer[:end] for end in range(len(layer)) if layer[end] == "."} | {""}
+    tables = (name for name, _ in model.named_parameters() if split_name(name)[1] == TABLE)
+    return next((name for name in tables if layer and split_name(split_name(name)[0])[0] in around), "")
 
 
 def _mismatch(model: nn.Module, attention: Attention) -> str:
@@ -79,12 +94,15 @@ def _mismatch(model: nn.Module, attention: Attention) -> str:
     rows = {width(model, layer, 0) for layer in attention.inputs}
     if rows != {inner * (3 if attention.projections == "fused" else 1)} or width(model, attention.out, 1) != inner:
         return f"its projections have {sorted(rows)} rows, which are not those of {attention.heads} heads for each"
+    shared_table = _shared_table(model, attention)
+    if shared_table:
+        return f"{shared_table} has a column for a head of every layer"
     known = {join_name(layer, tensor) for layer in (*attention.inputs, attention.out) for tensor in ("weight", "bias")}
+    known |= set(_tables(model, attention))
     for tensor, parameter in module.named_parameters():
-        last = tensor.split(".")[-1]
-        table = last == _TABLE and parameter.dim() == 2 and parameter.shape[1] == attention.heads
+        last = split_name(tensor)[1]
         shared = parameter.shape[-1] == attention.head_dim and (last in _SHARED or "norm" in tensor)
-        if join_name(attention.name, tensor) not in known and not table and not shared:
+        if join_name(attention.name, tensor) not in known and not shared:
             return f"it is not known which of {tensor} belongs to a head"
     return ""
 

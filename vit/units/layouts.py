@@ -10,7 +10,7 @@ from typing import Literal, get_origin
 from torch import nn
 
 from secateur.surgery.found import integer, linear, named, width
-from secateur.surgery.layers import join_name
+from secateur.surgery.layers import join_name, split_name
 from secateur.surgery.slim_attention import SlimAttention
 from secateur.surgery.stand_in import Gone
 
@@ -31,6 +31,9 @@ LOOKED_FOR = (
     "and a layer norm"
 )
 """What makes a module a layer of a vision transformer, in words."""
+
+TABLE = "relative_position_bias_table"
+"""A table of biases with a column a head (Swin, BEiT)."""
 
 Projections = Literal["separate", "fused", "multihead"]
 
@@ -88,12 +91,14 @@ class Layer:
         width: features of the stream.
         attention: None once it is gone.
         feed_forward: None once it is gone.
+        listed: it is an entry of a list, which is run in a row.
     """
 
     name: str
     width: int
     attention: Attention | None
     feed_forward: FeedForward | None
+    listed: bool
 
 
 def attention_of(name: str, module: nn.Module) -> Attention | None:
@@ -171,10 +176,10 @@ def feed_forwards(model: nn.Module) -> Iterator[FeedForward]:
 
 def layers(model: nn.Module) -> list[Layer]:
     """Every layer of the model, in order; those that are gone whole are not among them."""
-    return [found for name, module in named(model) if (found := _layer(name, module)) is not None]
+    return [found for name, module in named(model) if (found := _layer(model, name, module)) is not None]
 
 
-def _layer(name: str, module: nn.Module) -> Layer | None:
+def _layer(model: nn.Module, name: str, module: nn.Module) -> Layer | None:
     norm = next((child for child in module.children() if isinstance(child, nn.LayerNorm | nn.RMSNorm)), None)
     if norm is None or norm.weight is None or norm.weight.dim() != 1:
         return None
@@ -184,4 +189,5 @@ def _layer(name: str, module: nn.Module) -> Layer | None:
     gone = sum(isinstance(child, Gone) for _, child in children)
     if (attention is not None) + (feed_forward is not None) + gone < 2:
         return None
-    return Layer(name, len(norm.weight), attention, feed_forward)
+    listed = isinstance(model.get_submodule(split_name(name)[0]), nn.ModuleList | nn.Sequential)
+    return Layer(name, len(norm.weight), attention, feed_forward, listed)

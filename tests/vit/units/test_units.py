@@ -18,7 +18,7 @@ from tests.contracts import (
     assert_mask_equals_cut,
     assert_mask_of_ones_changes_nothing,
 )
-from tests.vit.models import FAMILIES, inputs, random_model, run, vit, vit_backbone
+from tests.vit.models import FAMILIES, inputs, random_model, run, transformers, vit, vit_backbone
 from vit.units import Kind, prunable
 
 _MOST: tuple[Kind, ...] = ("heads", "neurons", "embedding", "attentions", "blocks")
@@ -208,7 +208,51 @@ def test_variants_of_torch_layers_and_of_other_classes() -> None:
             assert_mask_equals_cut(stream, some(stream), run(family), rtol=1e-5, atol=1e-5)
 
 
+_OTHER: dict[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
+
+def other(kind: str, **changes: Any) -> nn.Module:
+    """A model of a class that nothing here was written for."""
+    config = getattr(transformers, kind.replace("ForImageClassification", "").replace("Model", "") + "Config")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = getattr(transformers, kind)(config(**_OTHER | changes)).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "kinds"),
+    [
+        ("BeitForImageClassification", {"use_relative_position_bias": True}, ("heads", "neurons", "embedding")),
+        ("BeitForImageClassification", {"use_relative_position_bias": True}, ("head_dims", "blocks")),
+        ("CLIPVisionModel", {}, ("heads", "neurons", "attentions", "blocks")),
+        ("SiglipVisionModel", {}, ("heads", "neurons", "attentions", "blocks")),
+        ("DINOv3ViTModel", {"hidden_size": 32, "use_gated_mlp": True}, ("heads", "neurons", "attentions", "blocks")),
+        ("IJepaForImageClassification", {}, ("head_dims", "neurons", "embedding")),
+    ],
+)
+def test_classes_that_nothing_was_written_for(kind: str, changes: dict[str, Any], kinds: tuple[Kind, ...]) -> None:
+    target = prunable(other(kind, **changes), kinds, min_keep=0)
+    assert_mask_equals_cut(target, some(target, share=0.7), run("vit"), rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_cut_says_why() -> None:
+    shared = other("BeitForImageClassification", use_shared_relative_position_bias=True)
+    with pytest.raises(ValueError, match="has a column for a head of every layer"):
+        prunable(shared, ("heads",))
+    pooled = other("SiglipVisionModel")
+    with pytest.raises(ValueError, match="head attends to its stream at its end"):
+        prunable(pooled, ("embedding",))
+    assert list(prunable(pooled, ("blocks",)).left_out) == ["head"]
     with pytest.raises(ValueError, match="so it is the model's own output"):
         prunable(vit_backbone(), ("embedding",))
     with pytest.raises(ValueError, match="scales its logits by the width that is left"):
