@@ -102,7 +102,7 @@ class Cropr(DroppingPruner, nn.Module):
     def scores(self, tokens: Tokens) -> Float[Tensor, "batch patches"]:
         """(batch, patches) products with the merged query."""
         stage: CroprStage = stage_of(self.stages, tokens)  # type: ignore[assignment]
-        return tokens.hidden_states[:, tokens.prefix :].detach() @ stage.merged_query()
+        return _products(tokens, stage.merged_query())
 
     def choose(self, tokens: Tokens, keep: int) -> Choice:
         """Drop all but the `keep` patches of the highest scores; in training the stage's head predicts, too."""
@@ -151,7 +151,7 @@ class LinearScorer(DroppingPruner, nn.Module):
         """(batch, patches) products with the layer's vector."""
         if tokens.layer not in self.at:
             raise ValueError(f"the schedule drops patches at layer {tokens.layer}, but there are vectors for {self.at}")
-        return tokens.hidden_states[:, tokens.prefix :].detach() @ self.directions[self.at.index(tokens.layer)]
+        return _products(tokens, self.directions[self.at.index(tokens.layer)])
 
     def macs(self, patches: int, keep: int, layer: LayerCost) -> int:
         """One product of a vector with each patch."""
@@ -160,3 +160,8 @@ class LinearScorer(DroppingPruner, nn.Module):
     def arguments(self) -> dict[str, Any]:
         """What makes the same pruner, weights aside."""
         return {"width": self.directions.shape[1], "at": self.at}
+
+
+def _products(tokens: Tokens, direction: Float[Tensor, " width"]) -> Float[Tensor, "batch patches"]:
+    patches = tokens.hidden_states[:, tokens.prefix :].detach()
+    return nn.functional.linear(patches, direction[None])[..., 0]
