@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -16,6 +16,7 @@ from diffusion.units import prunable
 from secateur.allocation import Budget as Limit
 from secateur.allocation import allocate, allocate_per_group, unit_costs
 from secateur.recipe import RecipeFile
+from secateur.surgery.cut_cost import CutCost
 from secateur.surgery.exact_budget import allocate_cut
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Plan, Size, measure, plan
@@ -138,6 +139,17 @@ def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torc
     # `allocate` takes units by score alone, as `allocate_cut` does by itself with fewer cuts to count.
     allocator = None if budget.allocator is allocate else budget.allocator
     return allocate_cut(target.network, scores, Limit(limit=whole - gone, cost=budget.cost), allocator)
+
+
+def meets(target: Target, budget: Budget) -> Callable[[Keep], bool] | None:
+    """Which units are left -> whether the cut network meets the budget; None for shares of kinds, and for time."""
+    if budget.by_kind or budget.cost == "ms":
+        return None
+    pool = sum(float(unit_costs(group, budget.cost).sum()) for group in target.groups)
+    whole = float(getattr(target.size, budget.cost))
+    limit = (whole - _gone(budget, whole, pool)) * (1 + 1e-9)
+    cost = CutCost(target.network, budget.cost)
+    return lambda keep: cost(keep) <= limit
 
 
 def _by_kind(target: Target, scores: Scores, budget: Budget) -> Keep:

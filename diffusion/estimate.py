@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffusion.calibrate import needs_data, wanted
 from diffusion.choose import Target
 from diffusion.data import OwnSamples
+from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.masks import EcoDiff
 from diffusion.recipe import DiffusionRecipe
 from diffusion.scores import LatentSet
@@ -74,7 +75,12 @@ def count_forwards(target: Target, recipe: DiffusionRecipe) -> dict[str, int]:
         each = calls * (2 + _BACKWARD)
         found["score"] = options.count * calls + criterion.steps * min(criterion.batch_size, options.count) * each
     elif criterion is not None and LatentSet in wanted(criterion):
-        found["score"] = (1 + sum(group.size for group in target.groups)) * options.count * calls
+        units = sum(group.size for group in target.groups)
+        # One more scoring of those that are left for each unit that goes.
+        rounds = sum(int((~keep).sum()) for keep in target.expected.values())
+        greedy = isinstance(criterion, GreedyLatentShift)
+        scored = sum(units - gone for gone in range(rounds)) if greedy else units
+        found["score"] = (1 + scored) * options.count * calls
     elif needs_data(criterion):
         found["score"] = options.timesteps * options.batch_size * (1 + _BACKWARD)
     if (needs_data(criterion) or training.steps) and isinstance(options.data, OwnSamples):

@@ -17,15 +17,16 @@ from torch import nn
 
 from diffusion.block_removal import Student, remove_blocks
 from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of, read_prompts
-from diffusion.choose import Target, choose, dropped, find_target, floored
+from diffusion.choose import Target, choose, dropped, find_target, floored, meets
 from diffusion.data import Samples
 from diffusion.estimate import Estimate, estimate, refuse_too_large
 from diffusion.evaluate import Evaluation
+from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
-from diffusion.recipe import DiffusionRecipe, Model
+from diffusion.recipe import Budget, DiffusionRecipe, Model
 from diffusion.recovering import recover
 from diffusion.repair import repair
 from diffusion.report import write_page
@@ -234,15 +235,19 @@ class _Run:
     def scored(self, network: Network, criterion: Criterion) -> Scores:
         report = stretch(self.report, 0.05, 0.5)
         report(0.0, "scoring")
-        criterion = to_the_budget(criterion, self.target)
+        criterion = to_the_budget(criterion, self.target, self.recipe.budget)
         calibration = calibration_of(criterion, self.generator, self.samples if needs_data(criterion) else None)
         if isinstance(criterion, Fitted):
             checkpoint = self.stages.checkpoint("scores")
             mask, _ = criterion.fit(network, calibration, checkpoint=checkpoint, resume=True, report=report)
             logits = zip(mask.groups, mask.logits, strict=True)
             return {group.name: each.detach().double() for group, each in logits}
-        if any(field.name == "report" for field in fields(criterion)):  # type: ignore[arg-type]
+        names = {field.name for field in fields(criterion)}  # type: ignore[arg-type]
+        if "report" in names:
             criterion = replace(criterion, report=report)  # type: ignore[type-var]
+        if "record" in names and criterion.record is None:  # type: ignore[attr-defined]
+            measured = self.stages.checkpoint("scores").with_suffix(".json")
+            criterion = replace(criterion, record=measured)  # type: ignore[type-var]
         return criterion.score(network, calibration)
 
     @property
@@ -360,14 +365,19 @@ def load(model: Model) -> LoadedModel:
     )
 
 
-def to_the_budget(criterion: Criterion, target: Target) -> Criterion:
-    """An `EcoDiff` whose pressure was left as by default gets the recipe's budget; any other criterion stays."""
-    if not isinstance(criterion, EcoDiff) or criterion.pressure != ExpectedBudget():
-        return criterion
-    costs = {group.name: unit_costs(group, "params") for group in target.groups}
-    kept = sum(float(costs[name][keep].sum()) for name, keep in target.expected.items())
-    share = kept / sum(float(cost.sum()) for cost in costs.values())
-    return replace(criterion, pressure=ExpectedBudget(share=max(share, 0.01), cost="params"))
+def to_the_budget(criterion: Criterion, target: Target, budget: Budget | None = None) -> Criterion:
+    """Criteria that have to know how much will go are told, unless they say it themselves; any other stays.
+
+    `EcoDiff` with its pressure as by default is held to the recipe's share; `GreedyLatentShift` goes on to its limit.
+    """
+    if isinstance(criterion, EcoDiff) and criterion.pressure == ExpectedBudget():
+        costs = {group.name: unit_costs(group, "params") for group in target.groups}
+        kept = sum(float(costs[name][keep].sum()) for name, keep in target.expected.items())
+        share = kept / sum(float(cost.sum()) for cost in costs.values())
+        return replace(criterion, pressure=ExpectedBudget(share=max(share, 0.01), cost="params"))
+    if isinstance(criterion, GreedyLatentShift) and criterion.enough is None and budget is not None:
+        return replace(criterion, enough=meets(target, budget))
+    return criterion
 
 
 def _identities(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:

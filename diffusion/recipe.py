@@ -302,7 +302,8 @@ class DiffusionRecipe:
         model: which model.
         units: what may go.
         criterion: scores units: a class of `secateur.importance`, `diffusion.masks.EcoDiff`,
-            `diffusion.scores.LatentShift`, `diffusion.taylor.DiffPruning`, or one of your own.
+            `diffusion.scores.LatentShift`, `diffusion.greedy_shift.GreedyLatentShift`, `diffusion.taylor.DiffPruning`,
+            or one of your own.
         budget: how much goes.
         calibration: what importance is measured on.
         repair: least-squares update of the layers that read cut units, on the calibration's trajectories; None: none.

@@ -4,7 +4,7 @@ Castells et al. 2024, LD-Pruner: Efficient Pruning of Latent Diffusion Models us
 2404.11936). Latents are generated with the same seeds with and without the unit, and their mean and their standard
 deviation over the set are compared, element by element. No decoder, no gradient, no label is needed.
 
-Units are independent of one another in the paper; `LatentSet.shift_from` scores again after every removal instead.
+Units are independent of one another in the paper; `diffusion.greedy_shift` scores again after every removal instead.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class LatentSet:
         Raises:
             ValueError: the latents of `target` are not finite.
         """
-        dense = _finite(self.latents(target))
-        return lambda each: _sum(*output_shifts(dense, self.latents(each)))
+        dense = finite_latents(self.latents(target))
+        return lambda each: total_shift(*output_shifts(dense, self.latents(each)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class LatentShift:
 
     def shifts(self, target: Prunable, calibration: LatentSet) -> dict[str, Shifts]:
         """Both norms of each unit of each group. Errors as for `score`."""
-        dense = _finite(calibration.latents(target))
+        dense = finite_latents(calibration.latents(target))
         sizes = {group.name: group.size for group in target.groups()}
         units = [f"{name} [{unit}]" for name, size in sizes.items() for unit in range(size)]
         record = ShiftRecord.open(self.record, dense, units)
@@ -150,7 +150,7 @@ class LatentShift:
             if unit not in record.norms:
                 self.report(len(record.norms) / len(units), unit)
                 record.add(unit, output_shifts(dense, calibration.latents(each)))
-            return _sum(*record.norms[unit])
+            return total_shift(*record.norms[unit])
 
         measure_removals(target, measure)
         norms = torch.tensor([record.norms[unit] for unit in units], dtype=torch.float64)
@@ -167,7 +167,7 @@ class LatentShift:
         if len(seeds) != len(calibration.seeds) or set(seeds) & set(calibration.seeds):
             raise ValueError(f"the floor needs {len(calibration.seeds)} seeds that are not the calibration's")
         others = LatentSet(calibration.sample, tuple(seeds), calibration.batch_size)
-        return output_shifts(_finite(calibration.latents(target)), _finite(others.latents(target)))
+        return output_shifts(finite_latents(calibration.latents(target)), finite_latents(others.latents(target)))
 
     def generations(self, groups: Sequence[UnitGroup], calibration: LatentSet) -> int:
         """Calls of the sampler that `score` makes; each runs the denoiser once a step."""
@@ -175,12 +175,13 @@ class LatentShift:
         return (1 + sum(group.size for group in groups)) * batches
 
 
-def _sum(mean: float, std: float) -> float:
+def total_shift(mean: float, std: float) -> float:
     """Both norms together; what is not finite is as far away as can be."""
     return mean + std if isfinite(mean + std) else inf
 
 
-def _finite(latents: Tensor) -> Tensor:
+def finite_latents(latents: Tensor) -> Tensor:
+    """The latents of the whole model, or ValueError where some are not finite."""
     wrong = latents.numel() - int(torch.isfinite(latents).sum())
     if wrong:
         raise ValueError(f"{wrong} of {latents.numel()} values of the whole model's latents are not finite")

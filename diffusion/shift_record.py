@@ -31,13 +31,15 @@ class ShiftRecord:
     norms: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path | None, latents: Float[Tensor, "seeds ..."], units: Sequence[str]) -> ShiftRecord:
+    def open(
+        cls, path: Path | None, latents: Float[Tensor, "seeds ..."], units: Sequence[str] | None = None
+    ) -> ShiftRecord:
         """The record in that file, or a new one where there is no file.
 
         Args:
             path: of the file.
             latents: of the whole model.
-            units: all that will be measured.
+            units: all that will be measured; None: that depends on what is measured.
 
         Raises:
             ValueError: the file is no record, or one of other latents or units.
@@ -55,7 +57,7 @@ class ShiftRecord:
             raise ValueError(f"{path} is no record of latent shifts: {error!r}") from error
         # Not bit for bit: some kernels of GPUs sum in another order each time.
         near = before.shape == values.shape and torch.allclose(before, values, rtol=0, atol=0.01 * float(values.std()))
-        if not near or not set(record.norms) <= set(units):
+        if not near or (units is not None and not set(record.norms) <= set(units)):
             raise ValueError(f"{path} is a record of another model, calibration or unit map; remove it to start anew")
         return record
 
