@@ -24,7 +24,7 @@ import torch
 from secateur.files import replacing_file
 from secateur.masks import TrainableMask
 
-PACKAGES = ("secateur", "compress3d", "diffusion")
+PACKAGES = ("secateur", "compress3d", "diffusion", "vit")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 
 CRITERIA, MASKS, ALLOCATION, SCHEDULES = "Importance criteria", "Trainable masks", "Allocation", "Schedules"
@@ -44,6 +44,8 @@ FAMILIES = {
     "Meshes": "Methods of triangle meshes that are none of the above.",
     "Voxels": "Methods of sparse voxels that are none of the above.",
     "Diffusion models": "Methods of diffusion models that are none of the above.",
+    "Tokens": "Which tokens of a vision transformer go, or become one; and how many, where.",
+    "Vision transformers": "Methods of vision transformers that are none of the above.",
     "Building blocks": "What the methods above are made of.",
 }
 
@@ -61,6 +63,8 @@ PLACES = {
     "diffusion.train": RECOVERY,
     "diffusion.lora": RECOVERY,
     "diffusion": "Diffusion models",
+    "vit.tokens": "Tokens",
+    "vit": "Vision transformers",
     "secateur.schedules": SCHEDULES,
     "secateur.greedy": SCHEDULES,
     "secateur.mask_fit": MASKS,
@@ -87,6 +91,7 @@ GRANULARITIES = {
     "Prunable": "any unit",
     "UnitGroup": "any unit",
     "Pattern": "weights, N:M, blocks",
+    "Tokens": "patches",
     "Gram": "weights of a layer",
     "Weights": "weights, N:M, blocks, rows, columns",
     "Module": "a network",
