@@ -46,7 +46,7 @@ Splits = tuple[LabelledImages, LabelledImages, LabelledImages]
 TEACHER = 0.5
 """Share of the teacher in the loss; the rest is the labels'."""
 
-QUICK_STEPS, QUICK_PICTURES = 4, 128
+QUICK_STEPS, QUICK_BATCH, QUICK_PICTURES = 4, 16, 128
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,9 @@ def train(job: Job, network: nn.Module, splits: Splits, checkpoint: Path) -> Fit
         )
 
 
-def seconds_per_step(job: Job, network: nn.Module, splits: Splits, steps: int = 10) -> float:
+def seconds_per_step(job: Job, network: nn.Module, splits: Splits, most: int = 10) -> float:
     """Of processor time, on as many threads as torch has."""
+    steps = min(most, job.options.steps)
     options = replace(job.options, steps=steps, warmup=0, validate_every=None)
     start = time.process_time()
     recover(copy.deepcopy(network), job.task, splits[0], options, **teaching(job))
@@ -241,7 +242,7 @@ def main(options: argparse.Namespace) -> None:
     job = next(job for job in JOBS if job.name == f"{options.model}-vit")
     work, output = options.work, options.output or MODELS
     if options.quick:
-        job = replace(job, options=replace(job.options, steps=QUICK_STEPS))
+        job = replace(job, options=replace(job.options, steps=QUICK_STEPS, batch_size=QUICK_BATCH))
         work, output = work / "quick", options.output or work / "quick"
     with seeded(0, torch.device("cpu")):
         network = job.build()

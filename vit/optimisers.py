@@ -15,16 +15,26 @@ Schedule = Callable[[int], float]
 def depths(module: nn.Module) -> dict[str, int]:
     """Parameter name -> how deep it lies: 0 before the first layer, 1 in it, and the most behind the last.
 
-    Layers are what has a number in a parameter's name ("vit.layers.3.mlp.fc1.weight"; "layers.1.blocks.0..." is
-    another layer than "layers.1.blocks.1..."), in the order in which the module holds them. Without layers all are 0.
+    Layers are the members of lists of equal modules (of a stage's list, where stages have lists of their own), in the
+    order in which the module holds them. Without layers all are 0.
     """
-    layers: dict[tuple[str, ...], int] = {}
+    lists = {name for name, part in module.named_modules() if _lists_equals(part)}
+    layers: dict[str, int] = {}
     found: dict[str, int | None] = {}
     for name, _ in module.named_parameters():
-        numbers = tuple(part for part in name.split(".") if part.isdigit())
-        found[name] = layers.setdefault(numbers, len(layers) + 1) if numbers else None if layers else 0
-    last = len(layers) + 1 if layers else 0
+        parts = name.split(".")
+        within = [end for end in range(1, len(parts)) if ".".join(parts[:end]) in lists]
+        if within:
+            found[name] = layers.setdefault(".".join(parts[: within[-1] + 1]), len(layers) + 1)
+        else:
+            found[name] = None if layers else 0
+    last = len(layers) + (None in found.values())
     return {name: last if depth is None else depth for name, depth in found.items()}
+
+
+def _lists_equals(part: nn.Module) -> bool:
+    held = list(part.children())
+    return isinstance(part, nn.ModuleList | nn.Sequential) and bool(held) and len({type(one) for one in held}) == 1
 
 
 def adamw(

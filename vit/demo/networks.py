@@ -13,7 +13,7 @@ from vit.tasks.segmenter import ViTForPatchSegmentation
 
 def fashion_vit() -> ViTForImageClassification:
     """28x28 pixels in 49 patches of 4x4 and a class token, 5 layers of width 96 with 6 heads."""
-    return ViTForImageClassification(_config(28, 4, CLASSES, width=96, layers=5, heads=6))
+    return ViTForImageClassification(_config(28, 4, CLASSES, width=96, layers=5, heads=6, spread=0.02))
 
 
 def digits_vit() -> ViTForImageClassification:
@@ -43,8 +43,14 @@ def canvas_segmenter(size: int, patch_size: int, classes: Sequence[str]) -> ViTF
     return ViTForPatchSegmentation(_config(size, patch_size, classes, width=64, layers=4, heads=4))
 
 
-def _config(size: int, patch_size: int, classes: Sequence[str], width: int, layers: int, heads: int) -> Any:
-    """Grey images, feed-forwards of twice the width, no dropout."""
+def _config(
+    size: int, patch_size: int, classes: Sequence[str], width: int, layers: int, heads: int, spread: float = 0.1
+) -> Any:
+    """Grey images, feed-forwards of twice the width, no dropout.
+
+    Weights begin with a deviation of `spread`, five times what transformers has for networks ten times wider: with that
+    narrow ones learn slowly at first (the digits: 87 % instead of 97 % after 400 steps).
+    """
     return ViTConfig(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -52,6 +58,7 @@ def _config(size: int, patch_size: int, classes: Sequence[str], width: int, laye
         intermediate_size=2 * width,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=spread,
         image_size=size,
         patch_size=patch_size,
         num_channels=1,
