@@ -91,6 +91,22 @@ def sam(**changes: Any) -> nn.Module:
     return transformers.SamVisionModel(transformers.SamVisionConfig(**_SAM | changes))
 
 
+def whole_sam() -> nn.Module:
+    """SAM with its prompt encoder and mask decoder, all random."""
+    small = {"hidden_size": 16, "mlp_dim": 8}
+    config = transformers.SamConfig(
+        vision_config=_SAM | {"num_pos_feats": 8},
+        prompt_encoder_config={"hidden_size": 16, "image_size": 16, "patch_size": 2, "mask_input_channels": 4},
+        mask_decoder_config=small | {"num_attention_heads": 2, "iou_head_hidden_dim": 8},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = transformers.SamModel(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
 class TorchViT(nn.Module):
     """A ViT of torch's own encoder layers."""
 

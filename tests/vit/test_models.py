@@ -11,7 +11,7 @@ import torch
 
 import vit
 from secateur.surgery.cost import count_params
-from tests.vit.models import FAMILIES, TorchViT, random_model, run, transformers
+from tests.vit.models import FAMILIES, TorchViT, random_model, run, whole_sam
 from vit.models import PUBLISHED, find, load_model
 from vit.units import prunable
 
@@ -82,13 +82,7 @@ def test_a_configuration_alone_has_random_weights(tmp_path: Path) -> None:
 
 
 def test_the_encoder_of_a_whole_sam(tmp_path: Path) -> None:
-    vision: Any = random_model("sam").config
-    config = transformers.SamConfig(
-        vision_config=vision.to_dict(),
-        prompt_encoder_config={"hidden_size": 16, "image_size": 16, "patch_size": 2, "mask_input_channels": 4},
-        mask_decoder_config={"hidden_size": 16, "num_attention_heads": 2, "mlp_dim": 8, "iou_head_hidden_dim": 8},
-    )
-    whole = transformers.SamModel(config).eval()
+    whole: Any = whole_sam()
     whole.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, architecture="SamVisionModel").network
     with torch.no_grad():

@@ -11,7 +11,7 @@ from secateur.surgery.layers import split_name
 from secateur.surgery.stand_in import Block
 from vit.units.feed_forward import feed_forward_block
 from vit.units.heads import attention_block
-from vit.units.layouts import attentions, feed_forwards, layers
+from vit.units.layouts import attention_of, attentions, feed_forwards, layers
 
 
 def find_attentions(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut]:
@@ -36,6 +36,10 @@ def find_blocks(model: nn.Module, min_keep: int = 0) -> Iterator[Found | LeftOut
     for layer in layers(model):
         if not layer.listed:
             yield LeftOut(layer.name, "it is no entry of a list that is run in a row")
+            continue
+        held = model.get_submodule(layer.name).named_children()
+        if sum(attention_of(child, module) is not None for child, module in held) > 1:
+            yield LeftOut(layer.name, "it attends to more than its own stream")
             continue
         name, index = split_name(layer.name)
         owner = split_name(name)[0]

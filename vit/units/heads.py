@@ -15,6 +15,7 @@ from secateur.surgery.found import Found, LeftOut, counting, integer, width
 from secateur.surgery.layers import join_name, split_name
 from secateur.surgery.stand_in import Block
 from secateur.units import Member, UnitGroup
+from vit.units.fixed_width import fixes_width
 from vit.units.layouts import TABLE, Attention, attentions, heads_attributes
 
 _SHARED = ("rel_pos_h", "rel_pos_w")
@@ -58,6 +59,9 @@ def _heads(model: nn.Module, attention: Attention, min_keep: int) -> Found | Lef
             attention.heads,
         ),
     )
+    fused = attention.projections == "fused"
+    if fused and fixes_width(module, name, group, counts, _given(model, attention)):
+        return LeftOut(name, "its forward fixes the width of all heads together: give it the width that is left")
     members = (*group.members, *(Member(table, 1) for table in _tables(model, attention)))
     # A table beside the attention makes biases even for an attention that is gone.
     beside = any(not table.startswith(f"{name}.") for table in _tables(model, attention))

@@ -140,6 +140,9 @@ def _head_dim(module: nn.Module, inner: int) -> int:
 
 
 def _returns_pair(module: nn.Module) -> bool:
+    """Whether its forward says so, or it is one of transformers', some of which say otherwise."""
+    if any(kind.__module__.startswith("transformers.") for kind in type(module).__mro__):
+        return True
     forward = inspect.signature(module.forward)
     returned = forward.return_annotation
     is_tuple = returned.startswith("tuple") if isinstance(returned, str) else get_origin(returned) is tuple

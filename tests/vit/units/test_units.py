@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.surgery import Network
 from secateur.surgery.cost import count_bytes, count_macs, count_params, measure_usage
@@ -18,7 +18,17 @@ from tests.contracts import (
     assert_mask_equals_cut,
     assert_mask_of_ones_changes_nothing,
 )
-from tests.vit.models import FAMILIES, inputs, random_model, run, transformers, vit, vit_backbone
+from tests.vit.models import (
+    FAMILIES,
+    FusedAttention,
+    inputs,
+    random_model,
+    run,
+    transformers,
+    vit,
+    vit_backbone,
+    whole_sam,
+)
 from vit.units import Kind, prunable
 
 _MOST: tuple[Kind, ...] = ("heads", "neurons", "embedding", "attentions", "blocks")
@@ -243,6 +253,41 @@ def other(kind: str, **changes: Any) -> nn.Module:
 def test_classes_that_nothing_was_written_for(kind: str, changes: dict[str, Any], kinds: tuple[Kind, ...]) -> None:
     target = prunable(other(kind, **changes), kinds, min_keep=0)
     assert_mask_equals_cut(target, some(target, share=0.7), run("vit"), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_whole_sam_is_cut_where_its_layers_run_in_a_row() -> None:
+    model = whole_sam()
+    prompt = {**inputs("sam", batch=1), "input_points": torch.tensor([[[[3.0, 4.0]]]])}
+    target = prunable(model, ("heads", "neurons", "attentions", "feed_forwards", "blocks"))
+    assert sorted(target.left_out) == [f"mask_decoder.transformer.layers.{index}" for index in (0, 1)]
+    assert_mask_equals_cut(target, some(target, share=0.7), lambda each: each(**prompt).pred_masks, atol=1e-5)
+
+
+class FixedWidth(FusedAttention):
+    """In the form of older versions of timm: the values are as wide as the stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj((q @ k.transpose(-2, -1) @ v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+def test_heads_stay_where_the_forward_fixes_their_width() -> None:
+    model = random_model("fused")
+    model.blocks[1].attn.__class__ = FixedWidth  # type: ignore[index, union-attr]
+    assert list(prunable(model).left_out) == ["blocks.1.attn"]
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    with pytest.raises(ValueError, match="fixes the width"):
+        prunable(_all_fixed(), ("heads",))
+
+
+def _all_fixed() -> nn.Module:
+    model = random_model("fused")
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.attn.__class__ = FixedWidth
+    return model
 
 
 def test_what_cannot_be_cut_says_why() -> None:
