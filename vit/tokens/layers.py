@@ -93,6 +93,8 @@ class ProjectedLayer(EncoderLayer):
         return mask if mask is None else added(mask, self.hidden_states(args, kwargs).dtype)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor, bias: Tensor | None) -> Call:
+        if kwargs.get("position_embeddings") is not None:
+            raise ValueError(f"{self.name} turns its keys by their positions, which do not go with the tokens")
         rest = {name: value for name, value in kwargs.items() if name not in ("hidden_states", "attention_mask")}
         return (tokens, bias, *args[2:]), rest
 

@@ -338,3 +338,29 @@ def test_copies_are_reduced_on_their_own():
         twin.release()
         assert_same(logits(reduced(images())), output)
         assert_same(logits(twin(images())), logits(vit()(images())))
+
+
+def test_windows_of_sam_are_refused():
+    from transformers import SamVisionConfig, SamVisionModel
+
+    config = SamVisionConfig(
+        hidden_size=16, output_channels=8, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=2,
+        window_size=3, global_attn_indexes=(1,), mlp_dim=20,
+    )  # fmt: skip
+    with (
+        pytest.raises(ValueError, match="SamVisionModel attends"),
+        reduce_tokens(SamVisionModel(config), TokenNorm(), PerLayer(1)),
+    ):
+        pass
+
+
+def test_rotary_positions_are_refused():
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = DINOv3ViTModel(DINOv3ViTConfig(**sizes, image_size=16, patch_size=4, num_channels=1)).eval()
+    with (
+        pytest.raises(ValueError, match="turns its keys by their positions"),
+        reduce_tokens(model, TokenNorm(), PerLayer(3)),
+    ):
+        model(images())
