@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from secateur.console import progress_bar
@@ -34,6 +36,7 @@ from vit.augmentation import Augmentation
 from vit.data import LabelledImages, split
 from vit.demo import MODELS, fashion_splits, networks
 from vit.demo.cards import Card
+from vit.images import PREPROCESSOR
 from vit.tasks.canvases import BACKGROUND, FASHION, Layout, marked_things, things_everywhere
 from vit.tasks.classification import Classification, ClassificationScore
 from vit.tasks.segmentation import Segmentation, SegmentationScore
@@ -238,6 +241,21 @@ def example(job: Job, network: nn.Module) -> str:
     return f'from {source} import {name}\n\nnetwork = {name}.from_pretrained("{job.name}")  # pixels in [-1, 1]'
 
 
+def preparation(size: int) -> dict[str, Any]:
+    """How grey images become what the model was trained on, in the words of transformers."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": int(Image.Resampling.BILINEAR),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5],
+        "image_std": [0.5],
+    }
+
+
 def main(options: argparse.Namespace) -> None:
     job = next(job for job in JOBS if job.name == f"{options.model}-vit")
     work, output = options.work, options.output or MODELS
@@ -250,6 +268,8 @@ def main(options: argparse.Namespace) -> None:
     record = train(job, network, splits, work / f"{job.name}.ckpt")
     folder = output / job.name
     network.save_pretrained(folder)
+    with replacing_file(folder / PREPROCESSOR) as temporary:
+        temporary.write_text(json.dumps(preparation(network.config.image_size), indent=2) + "\n", encoding="utf-8")
     card = Card(
         job.name,
         job.about,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from secateur.datasets import Labelled
 from secateur.training import Shuffled, generator_at
 from vit.augmentation import Augmentation
+from vit.images import ImagePreparation
 
 Batch = dict[str, Tensor]
 """What networks of transformers take: "pixel_values" (N, C, H, W), and "labels"."""
@@ -126,57 +126,42 @@ def split(data: LabelledImages, held_out: int, seed: int = 0) -> tuple[LabelledI
     return data.subset(order[held_out:]), data.subset(order[:held_out])
 
 
-def read_folder(
-    folder: Path,
-    size: int,
-    channels: int = 3,
-    mean: tuple[float, ...] = (0.5,),
-    std: tuple[float, ...] = (0.5,),
-) -> LabelledImages:
+def read_folder(folder: Path, preparation: ImagePreparation) -> LabelledImages:
     """Images in a folder a class: `folder/cat/1.png`, `folder/dog/2.jpg`; classes and files in alphabetical order.
 
-    The shorter side is scaled to `size` pixels, and the square in the middle is taken; rotation tags are heeded.
-
     Args:
-        folder: the folder of folders; files that do not end like images are left alone.
-        size: height and width in pixels.
-        channels: 1: grey; 3: RGB.
-        mean: as for `LabelledImages`.
-        std: as for `LabelledImages`.
+        folder: the folder of folders; files that do not end like images are left alone, rotation tags are heeded.
+        preparation: of the model that is to see them: `vit.load_model(...).preparation`.
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no folders with images.
-        ValueError: some images cannot be read: says how many, and which; or an option is out of range.
+        ValueError: some images cannot be read: says how many, and which; or they are not prepared to one size.
     """
-    if size < 1 or channels not in (1, 3):
-        raise ValueError(f"size >= 1 and 1 or 3 channels are needed, got {size} and {channels}")
+    size, channels = preparation.output_size, len(preparation.mean)
+    if size is None:
+        raise ValueError("images of a batch have one size: the preparation needs size or crop")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; it should hold a folder for each class")
     files = [(path, found.name) for found in sorted(folder.iterdir()) if found.is_dir() for path in _images_in(found)]
     if not files:
         raise FileNotFoundError(f"{folder} has no folders with images: {folder}/<class>/<name>.png is what is needed")
-    classes = tuple(dict.fromkeys(name for _, name in files))
-    images = torch.zeros(len(files), channels, size, size, dtype=torch.uint8)
+    images = torch.zeros(len(files), channels, *size, dtype=torch.uint8)
+    bytes_only = replace(preparation, scale=1.0, mean=(0.0,) * channels, std=(1.0,) * channels)
     bad: list[str] = []
     for index, (path, _) in enumerate(files):
         try:
-            images[index] = _read_image(path, size, channels)
+            with Image.open(path) as file:
+                images[index] = bytes_only(ImageOps.exif_transpose(file))[0].to(torch.uint8)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             bad.append(f"{path} ({error})")
     if bad:
         more = f", and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(f"{len(bad)} of {len(files)} images cannot be read: {'; '.join(bad[:5])}{more}")
+    classes = tuple(dict.fromkeys(name for _, name in files))
     labels = torch.tensor([classes.index(name) for _, name in files])
+    mean, std = (tuple(one / (255 * preparation.scale) for one in of) for of in (preparation.mean, preparation.std))
     return LabelledImages(images, labels, classes, mean, std)
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
-
-
-def _read_image(path: Path, size: int, channels: int) -> UInt8[Tensor, "C size size"]:
-    with Image.open(path) as file:
-        upright = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-    pixels: Shaped[np.ndarray, "H W *C"] = np.array(square)
-    return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1)

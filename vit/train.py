@@ -17,17 +17,18 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from secateur.console import Report, silent
-from secateur.recovery.distill import Distillation, HardTargets, Seen, SoftTargets, Term
+from secateur.recovery.distill import Distillation, Features, HardTargets, Seen, SoftTargets, Term
 from secateur.training import FitRecord, cosine, fit
 from secateur.training.weights import evaluating
 from vit.augmentation import Augmentation
 from vit.data import Batch, ImageBatches, LabelledImages
 from vit.optimisers import Schedule, adamw
 from vit.tasks.task import Logits, Task, logits_of
+from vit.units.layouts import layers
 
 Auxiliary = Callable[[], Float[Tensor, ""]]
 """What a step's forward left to be added to its loss, such as the losses of a token pruner's own heads."""
@@ -344,6 +345,24 @@ def recover(
 
 def _device(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def layer_features(network: nn.Module, weight: float = 1.0, kept: Int64[Tensor, " features"] | None = None) -> Features:
+    """A term of `VisionDistillation` that compares the stream of tokens behind each layer that is left.
+
+    Args:
+        network: what is trained.
+        weight: of the term.
+        kept: the teacher's features that the student's stream still has; None: where widths differ, linear maps train
+            along.
+
+    Raises:
+        ValueError: the network has no layers of a vision transformer.
+    """
+    names = tuple(f"network.{layer.name}" for layer in layers(network))
+    if not names:
+        raise ValueError(f"{type(network).__name__} has no layers with an attention and a feed-forward")
+    return Features(names, weight, dim=-1, kept={} if kept is None else dict.fromkeys(names, kept))
 
 
 def _pair(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

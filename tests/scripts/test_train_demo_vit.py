@@ -14,9 +14,12 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
+import torch
+from PIL import Image
 from transformers import ViTForImageClassification
 
 from secateur.datasets.fashion_mnist import INSTALLED
+from vit.images import PREPROCESSOR, read_preparation
 from vit.tasks.segmenter import ViTForPatchSegmentation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +53,11 @@ def test_a_quick_run_ends_in_a_folder_that_loads(script: ModuleType, tmp_path: P
     folder = tmp_path / "quick" / f"{model}-vit"
     card = (folder / "README.md").read_text()
     assert "2 steps of" in card and f"# {model}-vit" in card
-    kind.from_pretrained(folder, local_files_only=True)
+    network = kind.from_pretrained(folder, local_files_only=True)
+    size = network.config.image_size
+    grey = Image.fromarray(torch.arange(size**2, dtype=torch.uint8).view(size, size).numpy())
+    pixels = read_preparation(folder / PREPROCESSOR)(grey)
+    assert pixels.shape == (1, 1, size, size) and pixels.min() == -1
     weights = (folder / "model.safetensors").read_bytes()
     script.main(options)  # goes on from the end of the training
     assert (folder / "model.safetensors").read_bytes() == weights

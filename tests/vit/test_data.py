@@ -13,6 +13,7 @@ from tests.contracts import assert_deterministic, assert_same
 from tests.vit.images import noise
 from vit.augmentation import Augmentation
 from vit.data import ImageBatches, LabelledImages, read_folder, split
+from vit.images import ImagePreparation
 
 
 def test_networks_see_normalised_pixels() -> None:
@@ -97,19 +98,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_classes_is_read(folder: Path) -> None:
-    data = read_folder(folder, 8)
+    data = read_folder(folder, ImagePreparation((8, 8)))
     assert data.classes == ("cat", "dog") and data.labels.tolist() == [0, 0, 1, 1]
     assert data.images.shape == (4, 3, 8, 8)
     assert data.images[:, :, 4, 4].argmax(1).tolist() == [0, 0, 2, 2]
-    assert read_folder(folder, 4, channels=1).images.shape == (4, 1, 4, 4)
+    grey = ImagePreparation((4, 6), mean=(0.5,), std=(0.5,))
+    assert read_folder(folder, grey).images.shape == (4, 1, 4, 6)
 
 
-def test_the_middle_of_an_image_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [1 / 255, 1 / 127.5])
+def test_networks_see_what_the_preparation_gives(tmp_path: Path, scale: float) -> None:
     (tmp_path / "a").mkdir()
-    wide = Image.new("L", (30, 10), 0)
-    wide.paste(200, (10, 0, 20, 10))
-    wide.save(tmp_path / "a" / "wide.png")
-    assert (read_folder(tmp_path, 10, channels=1).images == 200).all()
+    pixels = torch.randint(256, (11, 15, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(pixels.numpy())
+    image.save(tmp_path / "a" / "1.png")
+    preparation = ImagePreparation(None, 9, (8, 8), scale=scale, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    torch.testing.assert_close(read_folder(tmp_path, preparation).pixel_values(), preparation(image))
 
 
 def test_bad_images_are_counted_and_named(folder: Path) -> None:
@@ -117,13 +121,13 @@ def test_bad_images_are_counted_and_named(folder: Path) -> None:
     whole = (folder / "dog" / "1.png").read_bytes()
     (folder / "dog" / "1.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"2 of 5 images cannot be read: .*cat.3\.png .*dog.1\.png"):
-        read_folder(folder, 8)
+        read_folder(folder, ImagePreparation((8, 8)))
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no folder"):
-        read_folder(tmp_path / "absent", 8)
+        read_folder(tmp_path / "absent", ImagePreparation())
     with pytest.raises(FileNotFoundError, match="no folders with images"):
-        read_folder(tmp_path, 8)
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        read_folder(tmp_path, 8, channels=4)
+        read_folder(tmp_path, ImagePreparation())
+    with pytest.raises(ValueError, match="one size"):
+        read_folder(tmp_path, ImagePreparation(None, 9))

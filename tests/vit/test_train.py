@@ -29,7 +29,7 @@ from vit.augmentation import Augmentation
 from vit.data import ImageBatches, split
 from vit.demo.networks import digits_vit
 from vit.tasks.classification import Classification
-from vit.train import FineTune, TokenDistillation, VisionDistillation, VisionTraining, recover
+from vit.train import FineTune, TokenDistillation, VisionDistillation, VisionTraining, layer_features, recover
 from vit.units import prunable
 
 DATA = noise(24)
@@ -111,6 +111,30 @@ def test_narrower_layers_are_mapped_to_the_teachers() -> None:
     record = fit(module, BATCHES, steps=8)
     assert record.losses[-1][1] < record.losses[0][1]
     assert all(not torch.equal(old, new) for old, new in zip(before, module.maps.parameters(), strict=True))
+
+
+def test_the_stream_is_compared_behind_each_layer() -> None:
+    dense: Any = random_model("vit")
+    network = prunable(dense, kinds=("embedding",))
+    (group,) = network.groups()
+    kept = torch.arange(group.size) % 2 == 0
+    student: Any = network.cut({group.name: kept}).module
+    rows = kept.nonzero().flatten()
+    for term, maps in ((layer_features(student, kept=rows), 0), (layer_features(student, weight=2.0), 3)):
+        assert term.names == tuple(f"network.vit.layers.{index}" for index in range(3))
+        module = VisionDistillation(student, dense, [term], BATCH, TASK)
+        assert len(list(module.maps.parameters())) == maps and module.losses(BATCH)["0.Features"] > 0
+    seen: list[Tensor] = []
+    for one in (dense.vit.layers[1], student.vit.layers[1]):
+        one.register_forward_hook(lambda _part, _inputs, output: seen.append(output))
+    module = VisionDistillation(
+        student, dense, [Features(("network.vit.layers.1",), dim=-1, kept={"network.vit.layers.1": rows})], BATCH, TASK
+    )
+    seen.clear()
+    found = module.losses(BATCH)["0.Features"]
+    torch.testing.assert_close(found, (seen[1] - seen[0][..., rows]).square().mean())
+    with pytest.raises(ValueError, match="Linear has no layers"):
+        layer_features(nn.Linear(2, 2))
 
 
 def test_a_cut_network_comes_closer_to_the_dense_one() -> None:

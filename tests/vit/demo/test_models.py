@@ -18,6 +18,7 @@ from tests.contracts import assert_same
 from tests.vit.images import seeded_network
 from vit import demo
 from vit.demo import networks
+from vit.images import PREPROCESSOR, read_preparation
 from vit.tasks.classification import Classification
 
 FOLDER = demo.MODELS / "fashion-vit"
@@ -49,6 +50,8 @@ def test_the_folder_is_small_and_has_a_card(model: Any) -> None:
     assert card.startswith("---\nlicense: apache-2.0\n") and "# fashion-vit" in card
     assert json.loads((FOLDER / "config.json").read_text())["model_type"] == "vit"
     assert accuracy_of_card(card) >= 0.9
+    preparation = read_preparation(FOLDER / PREPROCESSOR)
+    assert (preparation.output_size, preparation.mean, preparation.std) == ((28, 28), (0.5,), (0.5,))
 
 
 @pytest.mark.skipif(not INSTALLED.is_dir(), reason="needs Debian's dataset-fashion-mnist")
