@@ -1,9 +1,10 @@
 """Training in which removed weights may come back: the loss sees masked weights, and the values behind the mask are
 kept.
 
-Two callbacks of any Lightning trainer, which differ in what the mask of a step is: `StochasticAnnealing` draws it,
-`MovementPruning` takes the best by movement. In the end the last mask's zeros are written. Between steps, and in
-checkpoints, weights are dense: a validation in the midst of training sees all of them.
+Callbacks of any Lightning trainer, which differ in what the mask of a step is: `StochasticAnnealing` draws it,
+`MovementPruning` takes the best by movement, `SoftMovementPruning` all that are above a threshold. In the end the last
+mask's zeros are written. Between steps, and in checkpoints, weights are dense: a validation in the midst of training
+sees all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from secateur.allocation import Budget
 from secateur.granularity import Granularity, ParamsFilter, matrices, spread
 from secateur.importance.movement import Movement
+from secateur.maths import topk_mask
 from secateur.pruning_callback import DenseBetweenSteps
 from secateur.schedules import Schedule, budget_at
 from secateur.training.seeding import generator_at
@@ -34,6 +36,10 @@ class MaskedTraining(DenseBetweenSteps):
     @abstractmethod
     def draw(self) -> Keep:
         """Group name -> (size,) bool: which weights act in the present step."""
+
+    def last_mask(self) -> Keep:
+        """Group name -> (size,) bool: which weights are left in the end; the mask of the step after the last."""
+        return self.draw()
 
     def values(self) -> dict[str, Tensor]:
         """The weights by name as they were at the start of the step, without a mask, in their own shapes."""
@@ -68,7 +74,7 @@ class MaskedTraining(DenseBetweenSteps):
             view.copy_(torch.where(acts, view, dense[group.name]))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.keep = self.draw()
+        self.keep = self.last_mask()
         self.target.write_zeros(self.keep)
 
 
@@ -130,11 +136,52 @@ class StochasticAnnealing(MaskedTraining):
         self.final = {name: mask.to(pl_module.device) for name, mask in self.final.items()}
 
 
-class MovementPruning(MaskedTraining):
+class ByMovement(MaskedTraining):
+    """Masks that follow scores of movement, which go on for removed weights too, so that these can return.
+
+    In the forward pass W' = W * M; by the straight-through estimator dL/dS = dL/dW' * W for every weight, while weights
+    that are masked out rest (Sanh et al. 2020, arXiv 2005.07683, section 4).
+
+    Args:
+        granularity: what a unit is; None: single weights.
+        params: which parameters are pruned.
+        min_keep: the fewest units that stay in each parameter.
+        rate: learning rate of the scores.
+        penalty: of the sum of sigma(S) (see `Movement`).
+    """
+
+    def __init__(
+        self, granularity: Granularity | None, params: ParamsFilter, min_keep: int, rate: float, penalty: float
+    ) -> None:
+        super().__init__(granularity, params, min_keep)
+        self.movement = Movement(self.granularity, params, rate, penalty)
+
+    @property
+    def state_key(self) -> str:
+        """Of its part of a checkpoint: a training may have one for each kind of units."""
+        return f"{type(self).__qualname__} of {self.granularity!r}"
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        weights = self.target.weights().items()
+        gradients = {name: w.grad for name, w in weights if id(w) in stepped and w.grad is not None}
+        self.movement.accumulate(self.target, gradients, self.values())
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self.movement.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.movement.load_state_dict(state_dict)
+
+
+class MovementPruning(ByMovement):
     """Trains under the mask of the best weights by movement; scores of removed ones go on, so that they can return.
 
-    Movement pruning (Sanh et al. 2020, arXiv 2005.07683, section 4): W' = W * top_v(S) in the forward pass; by the
-    straight-through estimator dL/dS = dL/dW' * W for every weight, while weights that are masked out rest. The share
+    Movement pruning (Sanh et al. 2020, arXiv 2005.07683, section 4): W' = W * top_v(S) in the forward pass. The share
     v follows a schedule, cubic in the paper, from `first_step` to `last_step`; then masks still follow the scores.
     With `Block` it is block movement pruning (Lagunas et al. 2021, arXiv 2109.04838).
 
@@ -147,7 +194,7 @@ class MovementPruning(MaskedTraining):
         params: which parameters are pruned.
         min_keep: the fewest units that stay in each parameter.
         rate: learning rate of the scores.
-        penalty: of the soft version (see `Movement`).
+        penalty: of the sum of sigma(S) (see `Movement`).
 
     Raises:
         ValueError: an option is out of range.
@@ -165,12 +212,11 @@ class MovementPruning(MaskedTraining):
         rate: float = 1.0,
         penalty: float = 0.0,
     ) -> None:
-        super().__init__(granularity, params, min_keep)
+        super().__init__(granularity, params, min_keep, rate, penalty)
         if not 0 <= first_step <= last_step:
             raise ValueError(f"0 <= first_step <= last_step is needed, got {first_step} and {last_step}")
         self.schedule, self.budget = schedule, budget
         self.first_step, self.last_step = first_step, last_step
-        self.movement = Movement(self.granularity, params, rate, penalty)
 
     def draw(self) -> Keep:
         progress = 1.0
@@ -180,18 +226,68 @@ class MovementPruning(MaskedTraining):
         budget = budget_at(self.schedule, progress, self.budget, groups)
         return self.granularity.allocate(self.movement.score(self.target), groups, budget)
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+
+class SoftMovementPruning(ByMovement):
+    """Trains under the mask sigma(S) > threshold, with a penalty on the sum of sigma(S): soft movement pruning.
+
+    Sanh et al. 2020 (arXiv 2005.07683, section 4.2); with `Block` it is block movement pruning (Lagunas et al. 2021,
+    arXiv 2109.04838). How much stays is learnt, layer by layer, and follows from the penalty; with a budget, the mask
+    in which training ends is hardened to it: the best by movement, exactly so many. Scores start at 0, so that at first
+    all stays.
+
+    Args:
+        penalty: weight of the sum of sigma(S) once the schedule is through.
+        threshold: above 0 and below 0.5; 0.1 is sigma(-2.2).
+        schedule: the share of the penalty at which progress; None: all of it from the first step on.
+        first_step: when the schedule begins. A step is a batch.
+        last_step: when it is through.
+        budget: what stays in the end; None: what is above the threshold.
+        granularity: what a unit is; None: single weights.
+        params: which parameters are pruned.
+        min_keep: the fewest units that stay in each parameter.
+        rate: learning rate of the scores.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        penalty: float,
+        threshold: float = 0.1,
+        schedule: Schedule | None = None,
+        first_step: int = 0,
+        last_step: int = 0,
+        budget: Budget | None = None,
+        granularity: Granularity | None = None,
+        params: ParamsFilter = matrices,
+        min_keep: int = 1,
+        rate: float = 1.0,
     ) -> None:
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        weights = self.target.weights().items()
-        gradients = {name: w.grad for name, w in weights if id(w) in stepped and w.grad is not None}
-        self.movement.accumulate(self.target, gradients, self.values())
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().__init__(granularity, params, min_keep, rate, penalty)
+        if not 0 < threshold < 0.5 or not 0 <= first_step <= last_step:
+            raise ValueError(
+                "threshold in (0, 0.5) and 0 <= first_step <= last_step are needed, got "
+                f"{threshold}, {first_step} and {last_step}"
+            )
+        self.penalty, self.threshold, self.schedule, self.budget = penalty, threshold, schedule, budget
+        self.first_step, self.last_step = first_step, last_step
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **self.movement.state_dict()}
+    def draw(self) -> Keep:
+        self.movement.penalty = self.penalty * self._ramp()
+        scores = self.movement.score(self.target)
+        return {
+            group.name: (torch.sigmoid(scores[group.name]) > self.threshold)
+            | topk_mask(scores[group.name], min(group.min_keep, group.size))
+            for group in self.target.groups()
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.movement.load_state_dict(state_dict)
+    def last_mask(self) -> Keep:
+        if self.budget is None:
+            return self.draw()
+        return self.granularity.allocate(self.movement.score(self.target), self.target.groups(), self.budget)
+
+    def _ramp(self) -> float:
+        if self.schedule is None or self.step >= self.last_step:
+            return 1.0
+        return self.schedule(max(0, self.step - self.first_step) / (self.last_step - self.first_step))

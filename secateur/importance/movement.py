@@ -56,6 +56,12 @@ class Movement(lightning.Callback):
         self.scores: Scores = {}
         self._target: Prunable | None = None
 
+    @property
+    def state_key(self) -> str:
+        """Of its part of a checkpoint: a training may watch units of several kinds."""
+        watched = repr(self.granularity) if self.units is None else self.units.groups()[0].name
+        return f"{type(self).__qualname__} of {watched}"
+
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._target = self.units or Weights(pl_module, self.granularity, self.params)
         trained = {id(parameter) for parameter in pl_module.parameters()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.allocation import Budget
 from secateur.granularity import Block, Granularity, Unstructured, Weights
-from secateur.masked_training import MovementPruning, StochasticAnnealing
+from secateur.masked_training import MovementPruning, SoftMovementPruning, StochasticAnnealing
 from secateur.pruning_callback import PruningCallback
 from secateur.schedules import Cosine, OneShot, Polynomial
 from secateur.training import fit
@@ -117,6 +117,60 @@ def test_movement_pruning_of_blocks(granularity: Granularity) -> None:
         assert bool((alive.all(dim=2) == alive.any(dim=2)).all())
 
 
+def test_soft_movement_pruning_is_its_formulas() -> None:
+    penalty = 0.5
+    callback = SoftMovementPruning(penalty, 0.4, granularity=Block(2, 4), rate=0.5)
+    masks: list[dict[str, Tensor]] = []
+
+    class Masks(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            above = callback.movement.above(0.4) or {name: torch.ones_like(m) for name, m in callback.keep.items()}
+            floors = {name: mask.sum() == 0 for name, mask in above.items()}
+            assert all(floors[name] or torch.equal(above[name], mask) for name, mask in callback.keep.items())
+            masks.append({name: mask.clone() for name, mask in callback.keep.items()})
+
+    module = Regression(rate=0.1, optimizer=torch.optim.SGD)
+    by_hand: dict[str, Tensor] = {}
+
+    class Sums(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            for name, weight in Weights(pl_module).weights().items():
+                tiles = (weight.grad * callback.values()[name]).unfold(0, 2, 2).unfold(1, 4, 4)  # type: ignore[operator]
+                before = by_hand.get(name, torch.zeros(tiles[..., 0, 0].numel(), dtype=torch.float64))
+                gate = torch.sigmoid(before)
+                by_hand[name] = before - 0.5 * (tiles.sum((2, 3)).flatten() + penalty * gate * (1 - gate))
+
+    fit(module, BATCHES, steps=12, callbacks=[Sums(), callback, Masks()])
+    for name, score in callback.movement.scores.items():
+        torch.testing.assert_close(score, by_hand[name])
+    assert all(bool(mask.all()) for mask in masks[0].values()) and not all(bool(m.all()) for m in masks[-1].values())
+    for name, mask in callback.keep.items():
+        assert torch.equal(mask, callback.movement.above(0.4)[name]) or int(mask.sum()) == 1
+
+
+@pytest.mark.parametrize("share", [0.34, 0.5, 1.0])
+def test_soft_movement_pruning_hardens_to_a_budget(share: float) -> None:
+    callback = SoftMovementPruning(
+        0.5, 0.4, Polynomial(), last_step=8, budget=Budget(share=share), granularity=Block(2, 4), rate=0.5
+    )
+    module, _ = trained(callback)
+    assert sum(int(mask.sum()) for mask in callback.keep.values()) == int(share * 6)
+    zeros = sum(int((weight == 0).sum()) for weight in Weights(module).weights().values())
+    assert zeros == 8 * (6 - int(share * 6))
+
+
+def test_soft_movement_pruning_without_a_penalty_and_with_slow_scores_changes_nothing() -> None:
+    module, _ = trained(SoftMovementPruning(0.0, rate=1e-9))
+    assert_same(dict(module.state_dict()), dict(trained(None)[0].state_dict()))
+
+
+def test_a_penalty_grows_with_its_schedule() -> None:
+    callback = SoftMovementPruning(2.0, schedule=Polynomial(1), first_step=4, last_step=8)
+    for step, ramp in [(0, 0.0), (4, 0.0), (6, 0.5), (8, 1.0), (30, 1.0)]:
+        callback.step = step
+        assert callback._ramp() == pytest.approx(ramp)
+
+
 def test_values_come_back_when_a_step_fails() -> None:
     class Failing(Regression):
         def training_step(self, batch: Tensor, step: int) -> Tensor:
@@ -136,6 +190,8 @@ def test_values_come_back_when_a_step_fails() -> None:
         (lambda: StochasticAnnealing({}, last_step=3, start=1.5), "start"),
         (lambda: MovementPruning(Polynomial(), QUARTER, last_step=3, first_step=4), "first_step"),
         (lambda: MovementPruning(Polynomial(), QUARTER, last_step=3, rate=0.0), "rate"),
+        (lambda: SoftMovementPruning(1.0, threshold=0.5), "threshold"),
+        (lambda: SoftMovementPruning(-1.0), "penalty"),
     ],
 )
 def test_wrong_options_are_refused(make: Any, message: str) -> None:
