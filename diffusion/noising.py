@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -13,16 +14,16 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What a network predicts: the noise; alpha noise - sigma latents; the latents; noise - latents (rectified flow)."""
 
 
-class Weighting(Protocol):
+class Weighting(ABC):
     """How much the squared error of the latents counts at a signal-to-noise ratio."""
 
+    @abstractmethod
     def of_latents(self, snr: Float[Tensor, " *N"]) -> Float[Tensor, " *N"]:
         """Factors of the squared error of the latents that a prediction amounts to; `snr` is alpha^2 / sigma^2."""
-        ...
 
 
 @dataclass(frozen=True)
-class NoiseLoss:
+class NoiseLoss(Weighting):
     """The error of the noise that a prediction amounts to (Ho et al.: DDPM, arXiv 2006.11239, eq. 14)."""
 
     def of_latents(self, snr: Float[Tensor, " *N"]) -> Float[Tensor, " *N"]:
@@ -31,7 +32,7 @@ class NoiseLoss:
 
 
 @dataclass(frozen=True)
-class VelocityLoss:
+class VelocityLoss(Weighting):
     """The error of v = alpha noise - sigma latents (Salimans and Ho: progressive distillation, arXiv 2202.00512).
 
     Noise that does not keep the variance (rectified flow) is scaled so that it does: alpha^2 + sigma^2 = 1.
@@ -43,7 +44,7 @@ class VelocityLoss:
 
 
 @dataclass(frozen=True)
-class LatentLoss:
+class LatentLoss(Weighting):
     """The error of the clean latents, at every time step alike."""
 
     def of_latents(self, snr: Float[Tensor, " *N"]) -> Float[Tensor, " *N"]:
@@ -52,7 +53,7 @@ class LatentLoss:
 
 
 @dataclass(frozen=True)
-class MinSnr:
+class MinSnr(Weighting):
     """min(snr, gamma): time steps with little noise no longer outweigh all others.
 
     Hang et al.: Efficient Diffusion Training via Min-SNR Weighting Strategy (arXiv 2303.09556), section 3.4; the same
