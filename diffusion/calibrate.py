@@ -69,6 +69,7 @@ class Generator:
             scale,
             prompting.timestep_scale,
             options.seed if seed is None else seed,
+            tuple(asked[index % len(asked)] for index in range(count)),
         )
 
     def asked(self) -> list[str]:

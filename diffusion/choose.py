@@ -89,7 +89,7 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
     target = Target(source, network, kinds, measure(network), {})
     if units.drop:
         return replace(target, expected=dropped(file, target))
-    with file.blaming("budget"):
+    with file.blaming("budget" if recipe.budget is not None else "experts"):
         return replace(target, expected=choose_evenly(target, recipe))
 
 
@@ -100,9 +100,12 @@ def choose_evenly(target: Target, recipe: DiffusionRecipe) -> Keep:
         ValueError: the budget cannot be met.
     """
     scores = {group.name: -torch.arange(group.size, dtype=torch.float32) for group in target.groups}
-    assert recipe.budget is not None
+    asked = recipe.budget
+    if recipe.experts is not None:
+        asked = Budget(remove=1 - recipe.experts.pruning.share, cost="macs")
+    assert asked is not None
     # Time is measured on loaded weights: until then, multiply-adds stand for it.
-    budget = replace(recipe.budget, allocator=allocate_per_group)
+    budget = replace(asked, allocator=allocate_per_group)
     if budget.cost == "ms":
         if budget.limit is not None:
             return _everything(target.groups)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from rich.table import Table
 
+from diffusion.aptp.run import ExpertsRecord, train_experts
 from diffusion.calibrate import Generator
 from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
 from diffusion.inputs import example_inputs
@@ -78,20 +79,25 @@ class Generated:
     seeds: tuple[int, ...]
 
 
-def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | DryRun:
+def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | ExpertsRecord | DryRun:
     """`secateur diffusion prune`."""
     file = read_recipe(recipe, DiffusionRecipe)
     if dry_run:
         return _dry_run(file)
     with progress_bar() as report:
+        if file.recipe.experts is not None:
+            return train_experts(file, output, report)[1]
         return prune(file, output, report)[1]
 
 
 _dry_run = dry_run  # the flag has the function's name
 
 
-def show_pruning(record: Pruning | DryRun) -> None:
+def show_pruning(record: Pruning | ExpertsRecord | DryRun) -> None:
     """Print what was done, or would be."""
+    if isinstance(record, ExpertsRecord):
+        show_experts(record)
+        return
     before, after = record.plan.dense, record.plan.pruned
     verb = "would be pruned" if isinstance(record, DryRun) else "pruned"
     table = _table(f"{record.model}, {record.component}, {verb}", "", "dense", "pruned", "kept")
@@ -111,6 +117,17 @@ def show_pruning(record: Pruning | DryRun) -> None:
         _show_estimate(record)
     else:
         show_evaluation(record.evaluation)
+
+
+def show_experts(record: ExpertsRecord) -> None:
+    """Print what experts cost, which prompts they have, and what came out."""
+    for name, router in record.routers.items():
+        table = _table(f"{record.model}, {name}", "prompts such as", "multiply-adds", "of samples")
+        for expert in router.experts:
+            table.add_row("; ".join(expert.prompts[:3]), f"{expert.share:.1%}", f"{expert.used:.1%}")
+        table.add_row("in the mean", f"{router.share:.1%}", "")
+        console.print(table)
+    show_evaluation(record.evaluation)
 
 
 def _show_estimate(record: DryRun) -> None:

@@ -29,19 +29,22 @@ class Samples:
         conditions: arguments by name, a row each.
         null: those of "no prompt", a single row; None: the model has none.
         shared: further arguments, the same for all.
+        texts: the prompt of each, or its class as text; None: unknown.
     """
 
     latents: Float[Tensor, "N ..."]
     conditions: Rows
     null: Rows | None = None
     shared: Mapping[str, Any] | None = None
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def rows(self, indices: Int64[Tensor, " batch"]) -> Samples:
         """The samples at these places."""
-        return Samples(self.latents[indices], rows_at(self.conditions, indices), self.null, self.shared)
+        texts = None if self.texts is None else tuple(self.texts[index] for index in indices.tolist())
+        return Samples(self.latents[indices], rows_at(self.conditions, indices), self.null, self.shared, texts)
 
     def arguments(self, device: torch.device) -> Rows:
         """Everything that the network is told beside latents and time."""
@@ -97,7 +100,8 @@ class OwnSamples(TrainingData):
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         drawn = trajectories(self.count)
         parts = [drawn.sample(model.network, part).cpu() for part in torch.arange(self.count).split(self.batch_size)]
-        return Samples(torch.cat(parts), dict(drawn.conditions), model.prompting.null(), drawn.shared)
+        null = model.prompting.null()
+        return Samples(torch.cat(parts), dict(drawn.conditions), null, drawn.shared, drawn.texts)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ class DemoData(TrainingData):
             labels = chosen.labels.tolist()
             asked = [texts[label][int(at * len(texts[label]))] for label, at in zip(labels, drawn, strict=True)]
         prompting = model.prompting
-        return Samples(chosen.pixels(-1, 1), prompting.conditions(asked), prompting.null(), prompting.shared(None))
+        conditions, null = prompting.conditions(asked), prompting.null()
+        return Samples(chosen.pixels(-1, 1), conditions, null, prompting.shared(None), tuple(asked))
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,9 @@ class Pictures(TrainingData):
             pixels = torch.stack([self._pixels(path) for path in paths])
             latents.append(encoded_by(vae, pixels.to(vae.device)).cpu())
         prompting = model.prompting
-        conditions = prompting.conditions([text for _, text in entries])
-        return Samples(torch.cat(latents), to_device(conditions, torch.device("cpu")), prompting.null())
+        texts = tuple(text for _, text in entries)
+        conditions = to_device(prompting.conditions(texts), torch.device("cpu"))
+        return Samples(torch.cat(latents), conditions, prompting.null(), texts=texts)
 
     def _entries(self) -> Iterator[tuple[Path, str]]:
         listing = self.folder / "metadata.jsonl"

@@ -14,7 +14,7 @@ from diffusion.choose import Target
 from diffusion.data import OwnSamples
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.masks import EcoDiff
-from diffusion.recipe import DiffusionRecipe
+from diffusion.recipe import DiffusionRecipe, ExpertTraining
 from diffusion.scores import LatentSet
 from secateur.importance.objective import mask_of_ones
 from secateur.metrics.memory import measure_peak_memory
@@ -59,6 +59,11 @@ def estimate(target: Target, recipe: DiffusionRecipe, plan: Plan) -> Estimate:
     trained = 4 if recipe.recovery.steps and recipe.recovery.adapters is None else 1
     ema = 1 if recipe.recovery.ema is not None and recipe.recovery.steps else 0
     weights = round(size * (plan.dense.bytes + plan.pruned.bytes * (trained + ema)))
+    if recipe.experts is not None:
+        # The gated network trains beside its teacher and the dense one; then all experts are held, of which one trains.
+        routed = 6 * plan.dense.bytes
+        held = 2 * plan.dense.bytes + plan.pruned.bytes * (2 * recipe.experts.pruning.codes + 3)
+        weights = round(size * max(routed, held))
     macs = plan.dense.macs or 0
     rate = matrix_product_rate(_device(recipe)) * _EFFICIENCY
     return Estimate(weights, activations(target, recipe), forwards, sum(forwards.values()) * macs / rate)
@@ -83,17 +88,33 @@ def count_forwards(target: Target, recipe: DiffusionRecipe) -> dict[str, int]:
         found["score"] = (1 + scored) * options.count * calls
     elif needs_data(criterion):
         found["score"] = options.timesteps * options.batch_size * (1 + _BACKWARD)
-    if (needs_data(criterion) or training.steps) and isinstance(options.data, OwnSamples):
+    if (needs_data(criterion) or training.steps or recipe.experts) and isinstance(options.data, OwnSamples):
         found["gather data"] = options.data.count * calls
     if recipe.repair is not None:
         found["repair"] = options.count * calls
     if training.steps:
         teacher = 0 if training.distil is None else 1
         found["recover"] = training.steps * training.batch_size * (1 + _BACKWARD + teacher)
+    if recipe.experts is not None:
+        found |= _of_experts(recipe.experts)
     guidance = options.guidance if judging.guidance is None else judging.guidance
     sampled = judging.samples * (judging.steps or options.steps) * (1 if guidance == 1 else 2)
-    found["evaluate"] = sampled * (3 if training.steps else 2)
+    models = 2 + bool(training.steps)
+    if recipe.experts is not None:
+        models = 3 + recipe.experts.baseline
+    found["evaluate"] = sampled * models
     return found
+
+
+def _of_experts(experts: ExpertTraining) -> dict[str, int]:
+    """Forwards of the router's training and of its experts', and of the one network to compare with."""
+    pruning, tuning = experts.pruning, experts.tuning
+    each, several = 1 + _BACKWARD + 1, 1 + experts.baseline  # the teacher runs, too
+    networks = pruning.codes + experts.baseline
+    return {
+        "train routers": several * pruning.steps * pruning.batch_size * each,
+        "train experts": networks * tuning.steps * tuning.batch_size * each,
+    }
 
 
 def activations(target: Target, recipe: DiffusionRecipe) -> int:
@@ -110,6 +131,8 @@ def activations(target: Target, recipe: DiffusionRecipe) -> int:
     elif needs_data(criterion):
         differentiated = recipe.calibration.batch_size
     differentiated = max(differentiated, training.micro_batch if training.steps else 0)
+    if recipe.experts is not None:
+        differentiated = max(recipe.experts.pruning.batch_size, recipe.experts.tuning.batch_size)
     graph = saved_bytes(network.module, target) * differentiated if differentiated else 0
     return round(size * max(plain * max(batches), graph))
 

@@ -38,7 +38,26 @@ def judge(
         ValueError: as `diffusion.evaluate.evaluate`.
     """
     options = generator.file.recipe.evaluation
-    asked = list(options.prompts) if options.prompts is not None else generator.asked()
+    sampling, judges, classifier = sampling_of(model, generator)
+    return evaluate(
+        model.network,
+        pruned,
+        sampling,
+        judges=judges,
+        classifier=classifier,
+        example_inputs=inputs,
+        repeats=options.repeats,
+        shown=options.shown,
+        report=report,
+    )
+
+
+def sampling_of(
+    model: LoadedModel, generator: Generator
+) -> tuple[Sampling, list[DistributionJudge], ClassifierFeatures | None]:
+    """How samples are made as the recipe says, and what judges them."""
+    options = generator.file.recipe.evaluation
+    asked = asked_of(generator)
     drawn = generator.trajectories(
         options.samples,
         seed=options.first_seed,
@@ -55,17 +74,13 @@ def judge(
         model.prompting.decode,
         options.batch_size,
     )
-    return evaluate(
-        model.network,
-        pruned,
-        sampling,
-        judges=judges,
-        classifier=classifier,
-        example_inputs=inputs,
-        repeats=options.repeats,
-        shown=options.shown,
-        report=report,
-    )
+    return sampling, judges, classifier
+
+
+def asked_of(generator: Generator) -> list[str]:
+    """What is asked for in evaluation, again and again."""
+    prompts = generator.file.recipe.evaluation.prompts
+    return generator.asked() if prompts is None else list(prompts)
 
 
 def judges_of(options: Judging) -> tuple[list[DistributionJudge], ClassifierFeatures | None]:

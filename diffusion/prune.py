@@ -154,6 +154,8 @@ def prune(
     """
     file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
     folder = output or file.recipe.output
+    if file.recipe.experts is not None:
+        raise ValueError("a recipe of experts is carried out by diffusion.aptp.run.train_experts")
     if folder is None:
         raise ValueError("no folder for the result: give -o, or output in the recipe")
     report(0.0, "planning")
@@ -256,12 +258,7 @@ class _Run:
         if self._samples is None:
             with self.steps("gather data"):
                 self.report(0.05, "gathering data")
-                data = self.recipe.calibration.data
-                # Other noise than the trajectories that scores are taken on.
-                seed = self.recipe.calibration.seed + 1
-                draw = lambda count: self.generator.trajectories(count, seed=seed)  # noqa: E731
-                with self.file.blaming("calibration", "data"):
-                    self._samples = self.stages.kept("samples", SAMPLES, lambda: data.gather(self.model, draw))
+                self._samples = gathered(self.stages, self.file, self.model, self.generator)
         return self._samples
 
     def repaired(self, small: Network) -> tuple[str, ...]:
@@ -339,6 +336,19 @@ class _Run:
             save_pipeline(self.model.pipeline, {self.model.component: small}, self.output, **options)
 
 
+def gathered(stages: Stages, file: RecipeFile[DiffusionRecipe], model: LoadedModel, generator: Generator) -> Samples:
+    """The clean latents of a recipe, kept among its stages.
+
+    Raises:
+        ValueError: they cannot be gathered: with the recipe's line.
+    """
+    options = file.recipe.calibration
+    # Other noise than the trajectories that scores are taken on.
+    draw = lambda count: generator.trajectories(count, seed=options.seed + 1)  # noqa: E731
+    with file.blaming("calibration", "data"):
+        return stages.kept("samples", SAMPLES, lambda: options.data.gather(model, draw))
+
+
 def save_plain(network: Any, model: LoadedModel, folder: Path) -> None:
     """Write a network that diffusers' configuration describes, in the place of the model's in its pipeline."""
     if model.pipeline is None:
@@ -381,13 +391,18 @@ def to_the_budget(criterion: Criterion, target: Target, budget: Budget | None = 
 
 
 def _identities(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What each stage depends on: parts of the recipe, what files hold that it names, and the model's weights."""
+    """What each stage depends on."""
     held = {field.name: to_plain(getattr(recipe, field.name)) for field in fields(recipe)}
-    data = {"weights": dict(hashes), "prompts": read_prompts(recipe.calibration)}
-    data |= {name: held[name] for name in ("model", "calibration")}
+    data = depends_on(recipe, hashes)
     scores = {**data, "units": held["units"], "criterion": repr(recipe.criterion), "budget": held["budget"]}
     recovery = {**scores, "repair": held["repair"], "recovery": held["recovery"]}
     return {"samples": data, "scores": scores, "recovery": recovery}
+
+
+def depends_on(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What every stage depends on: model and calibration, what files hold that these name, and the model's weights."""
+    held = {name: to_plain(getattr(recipe, name)) for name in ("model", "calibration")}
+    return {"weights": dict(hashes), "prompts": read_prompts(recipe.calibration), **held}
 
 
 def _by_kind(target: Target, keep: Keep) -> dict[str, tuple[int, int]]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.aptp.experts import FineTuning
+from diffusion.aptp.train import Aptp
 from diffusion.block_removal import BlockRemoval
 from diffusion.data import OwnSamples, TrainingData
 from diffusion.noising import Weighting
@@ -259,6 +261,21 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class ExpertTraining:
+    """A router that sends each prompt to one of several pruned networks: APTP (arXiv 2406.12042).
+
+    Args:
+        pruning: training of the router, and what its experts cost.
+        tuning: of each expert on its own prompts, with the dense network as its teacher.
+        baseline: whether one network of the same cost for all prompts is made in the same way, to compare with.
+    """
+
+    pruning: Aptp = field(default_factory=Aptp)
+    tuning: FineTuning = field(default_factory=FineTuning)
+    baseline: bool = True
+
+
+@dataclass(frozen=True)
 class Judging:
     """How the result is measured, against the dense model on the same seeds.
 
@@ -306,14 +323,16 @@ class DiffusionRecipe:
             or one of your own.
         budget: how much goes.
         calibration: what importance is measured on.
+        experts: prompts are routed to pruned networks; then there is neither a criterion, nor a budget, nor any other
+            training, and the result is a folder for `diffusion.aptp.serving.Routed`.
         repair: least-squares update of the layers that read cut units, on the calibration's trajectories; None: none.
         recovery: training.
         evaluation: how the result is measured.
         output: folder of the result; the command's `-o` overrides it.
 
     Raises:
-        ValueError: there is neither a criterion with a budget nor something to drop, or both; a kind of `by_kind` is
-            none of the units'.
+        ValueError: there is not exactly one of a criterion with a budget, something to drop, and experts; experts with
+            repair or recovery; a kind of `by_kind` is none of the units'.
     """
 
     model: Model
@@ -321,6 +340,7 @@ class DiffusionRecipe:
     criterion: Criterion | None = None
     budget: Budget | None = None
     calibration: Calibration = field(default_factory=Calibration)
+    experts: ExpertTraining | None = None
     repair: ObsRefit | None = None
     recovery: Recovery = field(default_factory=Recovery)
     evaluation: Judging = field(default_factory=Judging)
@@ -328,8 +348,13 @@ class DiffusionRecipe:
 
     def __post_init__(self) -> None:
         scored = self.criterion is not None and self.budget is not None
-        if self.units.named == scored or (self.criterion is None) != (self.budget is None):
-            raise ValueError("a recipe needs a criterion and a budget, or units.drop or units.blocks, and not both")
+        ways = [self.units.named, scored, self.experts is not None]
+        if ways.count(True) != 1 or (self.criterion is None) != (self.budget is None):
+            raise ValueError(
+                "a recipe needs one of a criterion and a budget, units.drop or units.blocks, or experts, and not both"
+            )
+        if self.experts is not None and (self.repair is not None or self.recovery.steps):
+            raise ValueError("experts are trained by experts.tuning: leave out repair, and recovery.steps")
         unknown = sorted(set(self.budget.by_kind if self.budget else ()) - set(self.units.kinds))
         if unknown:
             raise ValueError(f"budget.by_kind names {unknown[0]!r}, which is none of units.kinds {self.units.kinds}")

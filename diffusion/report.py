@@ -18,6 +18,8 @@ from secateur.report.page import Figure, Image, Meter, Page, Result, Table, View
 from secateur.report.record import Machine
 
 if TYPE_CHECKING:
+    from diffusion.aptp.report import RouterRecord
+    from diffusion.aptp.run import ExpertsRecord
     from diffusion.prune import Pruning
 
 _SIDE = 640
@@ -39,6 +41,26 @@ def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]]
         title=f"{record.model}, pruned",
         subtitle=_said(record),
         tables=(*([_units(record.kinds)] if record.kinds else []), _stages(record.seconds)),
+        details={"Recipe": str(record.recipe)},
+    )
+
+
+def write_experts_page(
+    record: ExpertsRecord, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path
+) -> Path:
+    """Write `results.json`, `index.html` and `samples.png` of a run that trained experts; returns the page's path."""
+    first, *others = record.routers.values()
+    subtitle = f"{len(first.experts)} experts, which take {first.share:.1%} of the multiply-adds in the mean"
+    against = f", against one network of {others[0].share:.1%}." if others else "."
+    routers = [_experts(name, router) for name, router in record.routers.items()]
+    return _written(
+        record,
+        record.evaluation,
+        pictures,
+        directory,
+        title=f"{record.model}, a network for each prompt",
+        subtitle=subtitle + against,
+        tables=(*routers, _routes(record.routes), _stages(record.seconds)),
         details={"Recipe": str(record.recipe)},
     )
 
@@ -191,6 +213,28 @@ def _units(kinds: Mapping[str, tuple[int, int]]) -> Table:
         for kind, (kept, size) in kinds.items()
     )
     return Table("What stays", ("Units", "Kept", "Share"), rows)
+
+
+def _experts(name: str, router: RouterRecord) -> Table:
+    rows = tuple(
+        (
+            f"{code}: {'; '.join(one.prompts[:2])}{' ...' if len(one.prompts) > 2 else ''}",
+            Meter(f"{one.share:.1%}", one.share),
+            f"{one.params:,}",
+            Meter(f"{one.used:.1%}", one.used),
+            f"{len(one.prompts):,}",
+        )
+        for code, one in enumerate(router.experts)
+    )
+    columns = ("Prompts such as", "Multiply-adds", "Parameters", "Of samples", "Prompts")
+    total = ("In the mean", f"{router.share:.1%}", "", "", "")
+    note = "Shares are of the dense network, and of the training samples."
+    return Table(name.capitalize(), columns, rows, note, total)
+
+
+def _routes(routes: Mapping[str, int]) -> Table:
+    shown = list(routes.items())[:32]
+    return Table("Which expert draws what", ("Prompt", "Expert"), tuple((text, str(code)) for text, code in shown))
 
 
 def _stages(seconds: Mapping[str, float]) -> Table:

@@ -18,7 +18,8 @@ def _flat(samples: Samples) -> tuple[dict[str, Tensor], dict[str, Any]]:
     shared = dict(samples.shared or {})
     rows = {"conditions": samples.conditions, "null": samples.null or {}, "shared": shared}
     plain = {name: value for name, value in shared.items() if not _holds_tensors(value)}
-    return {"latents": samples.latents, **_tensors(rows, "")}, {"null": samples.null is not None, "shared": plain}
+    others = {"null": samples.null is not None, "shared": plain, "texts": samples.texts}
+    return {"latents": samples.latents, **_tensors(rows, "")}, others
 
 
 def _tensors(rows: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -43,7 +44,9 @@ def _restored(tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> Sampl
         for folder in folders:
             place = place.setdefault(folder, {})
         place[last] = tensor
-    return Samples(tree["latents"], tree["conditions"], tree["null"] if others["null"] else None, tree["shared"])
+    texts = None if others["texts"] is None else tuple(others["texts"])
+    null = tree["null"] if others["null"] else None
+    return Samples(tree["latents"], tree["conditions"], null, tree["shared"], texts)
 
 
 SAMPLES: StageKind[Samples] = StageKind(TensorFormat("secateur diffusion samples", 1, article=""), _flat, _restored)

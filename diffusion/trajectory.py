@@ -299,6 +299,7 @@ class Trajectories:
         guidance: classifier-free guidance scale.
         timestep_scale: see `Guided`.
         seed: trajectory i starts from noise of seed and i alone.
+        texts: the prompt of each, for those who ask; None: unknown.
 
     Raises:
         ValueError: a condition has another number of rows, or there is no trajectory.
@@ -313,6 +314,7 @@ class Trajectories:
     guidance: float = 1.0
     timestep_scale: float = 1.0
     seed: int = 0
+    texts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffusion.conditions import LatentBatches
+from diffusion.data import Samples, rows_at
+
+Encode = Callable[[Sequence[str]], Float[Tensor, "N width"]]
+"""Prompts -> embeddings, those that the router was trained with."""
 
 EMBEDDINGS = "embeddings"
 """What a batch calls its prompts' embeddings, which the router reads."""
@@ -51,6 +55,25 @@ class Captioned:
             )
         if int(self.prompts.min()) < 0 or int(self.prompts.max()) >= len(self.texts):
             raise ValueError(f"samples have prompts 0 to {len(self.texts) - 1}, got {int(self.prompts.max())}")
+
+    @classmethod
+    def of(cls, samples: Samples, encode: Encode, drop: float = 0.1) -> Captioned:
+        """Samples whose texts are known; equal texts are one prompt.
+
+        Raises:
+            ValueError: the texts are not known, or conditions hold others within them.
+        """
+        if samples.texts is None:
+            raise ValueError("routing needs the prompt of each sample, and these samples have none")
+        nested = [name for name, value in samples.conditions.items() if not isinstance(value, Tensor)]
+        if nested or samples.shared:
+            raise ValueError(f"routing needs a row of tensors for each prompt; {nested or list(samples.shared or {})}")
+        texts = tuple(dict.fromkeys(samples.texts))
+        places = {text: place for place, text in enumerate(texts)}
+        first = torch.tensor([samples.texts.index(text) for text in texts])
+        prompts = torch.tensor([places[text] for text in samples.texts])
+        conditions = rows_at(samples.conditions, first)
+        return cls(samples.latents, prompts, texts, encode(texts), conditions, samples.null, drop)
 
     def __len__(self) -> int:
         return len(self.latents)

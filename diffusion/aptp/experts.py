@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion.aptp.captions import EMBEDDINGS, Captioned
 from diffusion.aptp.layout import Layout
 from diffusion.aptp.router import Router
+from diffusion.data import to_device
 from diffusion.saving import PrunedPipeline, load_network, read_manifest, save, save_pipeline
 from diffusion.train import DenoisingTask, DiffusionDistillation, block_features
 from secateur.console import Report, silent, stretch
@@ -112,7 +113,8 @@ class FineTuning:
         for code, expert in enumerate(experts.networks):
             own = data.with_prompts((codes == code).nonzero()[:, 0])
             batches = own.batches(min(self.batch_size, len(own)), self.seed)
-            example = {name: value for name, value in batches.batch_at(0).items() if name != EMBEDDINGS}
+            first = to_device(batches.batch_at(0), next(expert.module.parameters()).device)
+            example = {name: value for name, value in first.items() if name != EMBEDDINGS}
             terms: list[Term] = [OutputError(self.output)]
             if self.blocks:
                 terms.append(block_features(expert.module, self.blocks))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from diffusion.aptp.captions import Encode
 from diffusion.aptp.experts import Experts, load_experts
-
-Encode = Callable[[Sequence[str]], Float[Tensor, "N width"]]
-"""Prompts -> embeddings, those that the router was trained with."""
+from secateur.training import generator_at
 
 
 def sentence_embeddings(prompts: Sequence[str]) -> Float[Tensor, "N width"]:
@@ -30,8 +30,7 @@ class Routed:
 
     Args:
         experts: the router and its networks.
-        pipeline: called as `pipeline(prompts, seeds=..., output_type=..., ...)`, such as
-            `diffusion.pipeline.TextToImage`; its network is replaced.
+        pipeline: of prompts: `diffusion.pipeline.TextToImage`, or one of diffusers; its network is replaced.
         component: what the pipeline calls its network.
         encode: what embeds prompts for the router.
 
@@ -98,14 +97,16 @@ class Routed:
             raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
         made: dict[int, Any] = {}
         for code in sorted(set(codes)):
-            places = [place for place, own in enumerate(codes) if own == code]
+            places = [place for place, each in enumerate(codes) if each == code]
             self.pipeline.register_modules(**{self.component: self.experts.networks[code].module})
-            found = self.pipeline(
-                [prompts[place] for place in places],
-                seeds=[seeds[place] for place in places],
-                output_type=output_type,
-                **options,
-            )
+            own = [prompts[place] for place in places]
+            found = self._pictures(own, [seeds[place] for place in places], output_type=output_type, **options)
             made |= dict(zip(places, found, strict=True))
         images = [made[place] for place in range(len(prompts))]
         return torch.stack(images) if output_type in ("pt", "latent") else images
+
+    def _pictures(self, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> Any:
+        """Ours take seeds; those of diffusers take generators, and give pictures with more around them."""
+        if "seeds" in signature(self.pipeline.__call__).parameters:
+            return self.pipeline(prompts, seeds=seeds, **options)
+        return self.pipeline(list(prompts), generator=[generator_at(seed, 0) for seed in seeds], **options).images

@@ -17,6 +17,7 @@ from diffusion.aptp.captions import EMBEDDINGS, Captioned
 from diffusion.aptp.layout import layout_of
 from diffusion.aptp.losses import LossWeights, contrastive_loss, headroom_loss, resource_loss, spread_loss
 from diffusion.aptp.router import Router
+from diffusion.data import to_device
 from diffusion.train import Batch, DenoisingTask, DiffusionDistillation, block_features
 from secateur.console import Report, silent
 from secateur.recovery.distill import OutputError, Term
@@ -202,7 +203,7 @@ class Aptp:
         module = RouterTraining(
             network,
             router,
-            batches.batch_at(0),
+            to_device(batches.batch_at(0), next(network.module.parameters()).device),
             task,
             share=self.share,
             weights=self.weights,
