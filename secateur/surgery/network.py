@@ -313,7 +313,7 @@ def _check(network: Network) -> None:
                 raise ValueError(f"{where}: {member.param!r} is quantised; cut first, quantise afterwards")
             if blocks is None:
                 _take_rows(taken, member, group, tensors[member.param].shape[member.dim])
-        hides = blocks is not None or group.name in network.scattered
+        hides = blocks is not None or group.name in network.scattered or group.name in network.factors
         if not hides and not any(reads_units(module, member) for member in group.members):
             raise ValueError(f"{where}: none of {[m.param for m in group.members]} reads its units, so no mask can act")
     names = {group.name for group in network._groups}

@@ -180,3 +180,53 @@ def test_emptied_and_scattered_name_groups(module: nn.Module) -> None:
         Network(module, (group,), emptied={"outer": Block("block")})
     with pytest.raises(ValueError, match="no module 'middle'"):
         Network(module, (group,), emptied={"inner": Block("middle")})
+    with pytest.raises(ValueError, match="no group 'outer'"):
+        Network(module, (group,), factors={"outer": ("block.second.weight",)})
+
+
+class Product(nn.Module):
+    """Features of two layers that meet in a product, as queries and keys do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 6), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.left(x) * self.right(x)).sum(dim=-1)
+
+
+def test_factors_are_masked_where_they_are_written() -> None:
+    names = [f"{layer}.{tensor}" for layer in ("left", "right") for tensor in ("weight", "bias")]
+    group = UnitGroup("features", 6, tuple(Member(name) for name in names))
+    module = Product()
+    with pytest.raises(ValueError, match="reads its units"):
+        Network(module, (group,))
+    network = Network(module, (group,), factors={"features": ("left.weight", "left.bias")})
+    keep = {"features": torch.arange(6) % 2 == 0}
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert_mask_of_ones_changes_nothing(network, lambda each: each(x).detach())
+    assert_mask_equals_cut(network, keep, lambda each: each(x).detach())
+    assert_mask_equals_cut(network.cut(keep), {"features": torch.arange(3) > 0}, lambda each: each(x).detach())
+
+
+class Rows(nn.Module):
+    """Channels between two layers over a picture whose features lie in its last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.sigmoid(self.up(x)))
+
+
+def test_biases_are_added_where_features_lie(tmp_path: Path) -> None:
+    module = nn.Sequential(Rows())
+    group = UnitGroup("inner", 6, (Member("0.up.weight"), Member("0.up.bias"), Member("0.down.weight", 1)), min_keep=0)
+    block = Block("0", biases=("down.bias",), features_last=True)
+    network = Network(module, (group,), emptied={"inner": block})
+    x = torch.randn(2, 5, 5, 5, generator=torch.Generator().manual_seed(0))
+    keep = {"inner": torch.zeros(6, dtype=torch.bool)}
+    assert_mask_equals_cut(network, keep, lambda each: each(x).detach())
+    save(network.cut(keep), tmp_path)
+    assert torch.equal(load(tmp_path, lambda: nn.Sequential(Rows()))(x), network.cut(keep)(x))
