@@ -1,5 +1,5 @@
-"""The commands of this package and their arguments. What they do is in `splats/cli.py` and `splats/train_cli.py`,
-imported when one of them runs: help must not wait for torch."""
+"""The commands of this package and their arguments. What they do is in `splats/cli.py`, `splats/train_cli.py` and
+`nerf/cli.py`, imported when one of them runs: help must not wait for torch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _UP: dict[str, Any] = {
 _SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
 
 
-def _later(name: str, module: str = "cli") -> Callable[..., Any]:
-    """A function of `splats/cli.py`, or of another module there, looked up when it is called."""
+def _later(name: str, module: str = "splats.cli") -> Callable[..., Any]:
+    """A function of `splats/cli.py`, or of another module of this package, looked up when it is called."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(f"compress3d.splats.{module}"), name)(*arguments, **options)
+        return getattr(import_module(f"compress3d.{module}"), name)(*arguments, **options)
 
     return call
 
@@ -205,12 +205,10 @@ def _configure_render(parser: ArgumentParser) -> None:
         help="K views around the scene (default: 1, when there is no --camera)",
     )
     parser.add_argument("--up", **_UP)
-    pixels = argument_type(_parse_pixels)
-    parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
-    parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
+    _add_picture_size(parser)
 
 
-def _configure_train(parser: ArgumentParser) -> None:
+def _add_capture(parser: ArgumentParser) -> None:
     parser.add_argument(
         "capture",
         type=Path,
@@ -218,9 +216,37 @@ def _configure_train(parser: ArgumentParser) -> None:
         help="posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json",
     )
     parser.add_argument(
+        "--long-side",
+        type=argument_type(_parse_pixels),
+        metavar="PIXELS",
+        help="make photographs smaller, to this long side",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("file", "every8"),
+        help="photographs to judge by: the capture's own, or every eighth by name (default: its own, if it has some)",
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse a capture with photographs missing")
+
+
+def _add_training(parser: ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to keep what is trained so far in")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+
+
+def _add_picture_size(parser: ArgumentParser) -> None:
+    pixels = argument_type(_parse_pixels)
+    parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
+    parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
+
+
+def _configure_train(parser: ArgumentParser) -> None:
+    _add_capture(parser)
+    parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="file to write; its suffix says the format"
     )
-    count, pixels = argument_type(_parse_whole), argument_type(_parse_pixels)
+    count = argument_type(_parse_whole)
     parser.add_argument(
         "--steps", type=count, default=15_000, metavar="N", help="steps of one photograph each (default: 15000)"
     )
@@ -231,15 +257,6 @@ def _configure_train(parser: ArgumentParser) -> None:
         metavar="D",
         help="degree of the spherical harmonics, 0 to 3 (default: 3)",
     )
-    parser.add_argument(
-        "--long-side", type=pixels, metavar="PIXELS", help="make photographs smaller, to this long side"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("file", "every8"),
-        help="photographs to judge by: the capture's own, or every eighth by name (default: its own, if it has some)",
-    )
-    parser.add_argument("--strict", action="store_true", help="refuse a capture with photographs missing")
     parser.add_argument(
         "--density",
         choices=("default", "mcmc"),
@@ -264,11 +281,48 @@ def _configure_train(parser: ArgumentParser) -> None:
         help="what pruning while training leaves: a share (25%%, 0.25) or a count (20000, 20k) of Gaussians",
     )
     parser.add_argument("--antialiased", action="store_true", help="train for the mip (antialiased) rasteriser")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to keep what is trained so far in")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    _add_training(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
+
+
+def _configure_nerf_train(parser: ArgumentParser) -> None:
+    _add_capture(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FIELD", help="file to write, .safetensors")
+    count = argument_type(_parse_whole)
+    parser.add_argument(
+        "--steps", type=count, default=10_000, metavar="N", help="steps of about 65000 samples each (default: 10000)"
+    )
+    parser.add_argument("--levels", type=count, default=8, metavar="L", help="levels of the hash grid (default: 8)")
+    parser.add_argument(
+        "--log2-table",
+        type=count,
+        default=17,
+        metavar="N",
+        help="the most rows of a level, as a power of two, 8 to 22 (default: 17)",
+    )
+    _add_training(parser)
+
+
+def _configure_nerf_render(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write; several views are numbered"
+    )
+    parser.add_argument("--camera", type=Path, metavar="FILE.json", help="views (width, height, K or Ks, viewmats)")
+    parser.add_argument(
+        "--orbit",
+        type=argument_type(_parse_count),
+        metavar="K",
+        help="K views around the field's cube (default: 1, when there is no --camera)",
+    )
+    parser.add_argument("--up", **_UP)
+    _add_picture_size(parser)
+
+
+def _configure_nerf_evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
+    _add_capture(parser)
 
 
 class SplatEvaluator:
@@ -319,8 +373,32 @@ SPLAT = CommandGroup(
         "train": Command(
             "train a scene from posed photographs",
             _configure_train,
-            _later("train_capture", "train_cli"),
-            _later("show_training", "train_cli"),
+            _later("train_capture", "splats.train_cli"),
+            _later("show_training", "splats.train_cli"),
+        ),
+    },
+)
+
+NERF = CommandGroup(
+    "train, render and measure neural radiance fields",
+    {
+        "train": Command(
+            "train a field from posed photographs",
+            _configure_nerf_train,
+            _later("train_capture", "nerf.cli"),
+            _later("show_training", "nerf.cli"),
+        ),
+        "render": Command(
+            "draw pictures of a field",
+            _configure_nerf_render,
+            _later("render_file", "nerf.cli"),
+            _later("show_pictures", "nerf.cli"),
+        ),
+        "evaluate": Command(
+            "measure how close a field comes to photographs",
+            _configure_nerf_evaluate,
+            _later("evaluate_file", "nerf.cli"),
+            _later("show_evaluation", "nerf.cli"),
         ),
     },
 )

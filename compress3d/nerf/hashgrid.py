@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -27,7 +27,6 @@ def encode(
     table: Float[Tensor, "rows F"],
     levels: Levels,
     slots: Int32[Tensor, " all_rows"] | None = None,
-    features: Float[Tensor, "N LF"] | None = None,
 ) -> Float[Tensor, "N LF"]:
     """Trilinear features of all levels, one after the other (arXiv 2201.05989, section 3 and figure 3).
 
@@ -40,7 +39,6 @@ def encode(
         levels: L of them, whose tables follow one another in `table`.
         slots: row as the levels count them -> row of `table`, or -1 where there is none any more, which reads as
             zeros; None: all are there.
-        features: what this call would give, where that is known already: only the gradient is computed then.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
@@ -48,7 +46,7 @@ def encode(
     _check(positions, table, levels, slots)
     if positions.device.type != "cpu":
         return encode_reference(positions, table, levels, slots)
-    return _Encode.apply(positions, table, levels, slots, features)
+    return _Encode.apply(positions, table, levels, slots)
 
 
 def encode_reference(
@@ -115,13 +113,9 @@ def _check(positions: Tensor, table: Tensor, levels: Sequence[Level], slots: Ten
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, positions: Tensor, table: Tensor, levels: Levels, slots: Tensor | None, known: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, positions: Tensor, table: Tensor, levels: Levels, slots: Tensor | None) -> Tensor:
         ctx.save_for_backward(positions, table, slots)
         ctx.levels = levels
-        if known is not None:
-            return known.view_as(known)
         width = table.shape[1]
         features = torch.empty(len(positions), len(levels) * width, dtype=table.dtype)
         kernels.interpolate(
@@ -144,7 +138,7 @@ class _Encode(torch.autograd.Function):
             to_table = torch.zeros_like(table, memory_format=torch.contiguous_format)
             order = _order(len(ctx.levels), nb.get_num_threads())
             kernels.scatter(points, slope, *numbers, left, _lanes(table.shape[1]), order, to_table.numpy())
-        return to_positions, to_table, None, None, None
+        return to_positions, to_table, None, None
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -158,13 +152,21 @@ def _slots(slots: Tensor | None) -> np.ndarray:
     return _ALL_THERE if slots is None else slots.numpy()
 
 
-@lru_cache(maxsize=8)
-def _numbers(levels: Levels, dtype: torch.dtype) -> tuple[np.ndarray, ...]:
+class _Numbers(NamedTuple):
     """Scale, vertices a side, hash mask (0: dense) and first row of each level."""
+
+    scales: np.ndarray
+    sides: np.ndarray
+    masks: np.ndarray
+    starts: np.ndarray
+
+
+@lru_cache(maxsize=8)
+def _numbers(levels: Levels, dtype: torch.dtype) -> _Numbers:
     scales = torch.tensor([level.scale for level in levels], dtype=dtype).numpy()
     sides = np.array([level.side for level in levels], np.uint32)
     masks = np.array([level.rows - 1 if level.hashed else 0 for level in levels], np.uint32)
-    return scales, sides, masks, np.array(first_rows(levels)[:-1], np.int64)
+    return _Numbers(scales, sides, masks, np.array(first_rows(levels)[:-1], np.int64))
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from compress3d.nerf.hashgrid import encode, encode_reference, vertex_rows
 from compress3d.nerf.levels import Level, first_rows, grid_levels
-from tests.contracts import assert_deterministic, assert_same
+from tests.contracts import assert_deterministic
 
 LEVELS = grid_levels(5, 10, 4, 40)
 
@@ -124,16 +124,6 @@ def test_the_same_call_gives_the_same_bits() -> None:
         return torch.autograd.grad(features.square().sum(), table)[0]
 
     assert_deterministic(gradient)
-
-
-def test_known_features_are_not_computed_again() -> None:
-    table = some_table().requires_grad_()
-    positions = some_positions()
-    known = encode(positions, table, LEVELS).detach()
-    again = encode(positions, table, LEVELS, features=known)
-    assert_same(again.detach(), known)
-    plain = torch.autograd.grad(encode(positions, table, LEVELS).square().sum(), table)[0]
-    assert_same(torch.autograd.grad(again.square().sum(), table)[0], plain)
 
 
 def test_no_positions_and_no_rows_are_nothing() -> None:

@@ -1,0 +1,116 @@
+"""Where in the world a captured object is: a cube around it, and the cells that its silhouettes leave."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from compress3d.captures import Capture
+from compress3d.nerf.rays import Box
+
+_COARSE = 64
+_MARGIN = 0.02
+"""Share of the cube that is left free around what the silhouettes leave."""
+
+_PIECE = 1 << 18
+_MOST_VIEWS = 60
+"""Photographs that carve, evenly chosen: more change little."""
+
+
+def box_of(capture: Capture) -> Box:
+    """A cube that holds what the training photographs show.
+
+    Around the point that the optical axes come closest to, as far as all cameras see; where the photographs have alpha,
+    around their visual hull (Laurentini 1994) within that.
+
+    Raises:
+        ValueError: there are no training photographs.
+    """
+    seen = capture.subset(capture.train)
+    if not len(seen):
+        raise ValueError(f"{capture.name}: no photographs to train on")
+    loose = _seen_by_all(seen)
+    if seen.alphas is None:
+        return loose
+    hull = visual_hull(seen, loose, _COARSE)
+    if not bool(hull.any()):
+        return loose
+    cells = hull.nonzero().flip(1)
+    low, high = cells.amin(dim=0) / _COARSE, (cells.amax(dim=0) + 1) / _COARSE
+    side = float((high - low).max()) * (1 + 2 * _MARGIN)
+    corner = torch.tensor(loose.low) + loose.side * ((low + high) / 2 - side / 2)
+    x, y, z = corner.tolist()
+    return Box((x, y, z), loose.side * side)
+
+
+def visual_hull(capture: Capture, box: Box, resolution: int) -> Bool[Tensor, "R R R"]:
+    """Cells (by z, y, x) that no photograph shows to be empty: Laurentini 1994.
+
+    A cell stays unless a photograph in which it lies has no pixel with alpha within the cell's size around its centre.
+
+    Args:
+        capture: its photographs with alpha; sixty of them, if there are more.
+        box: the cube.
+        resolution: cells a side.
+
+    Raises:
+        ValueError: the photographs have no alpha.
+    """
+    if capture.alphas is None:
+        raise ValueError(f"{capture.name}: a visual hull needs photographs with alpha")
+    edges = (torch.arange(resolution) + 0.5) / resolution
+    stays = torch.ones(resolution**3, dtype=torch.bool)
+    for view in torch.linspace(0, len(capture) - 1, min(_MOST_VIEWS, len(capture))).round().long().tolist():
+        silhouette, depth_of = _grown_silhouette(capture, view, box, resolution)
+        for piece in stays.nonzero()[:, 0].split(_PIECE):
+            rows = piece // resolution
+            cells = torch.stack([piece % resolution, rows % resolution, rows // resolution], dim=1)
+            points = edges[cells] * box.side + torch.tensor(box.low)
+            stays[piece] = _not_empty(points, depth_of, silhouette)
+    return stays.reshape(resolution, resolution, resolution)
+
+
+def _seen_by_all(capture: Capture) -> Box:
+    """The cube around the sphere that cameras see whole, or around the cameras where they see none."""
+    cameras = capture.cameras
+    positions, axes = cameras.positions.double(), cameras.viewmats[:, 2, :3].double()
+    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    nearest = torch.linalg.lstsq(across.sum(dim=0), (across @ positions[:, :, None]).sum(dim=0)).solution[:, 0]
+    distance = ((nearest - positions) * axes).sum(dim=1)
+    half = cameras.Ks.new_tensor([cameras.width / 2, cameras.height / 2]) / cameras.Ks[:, [0, 1], [0, 1]]
+    radius = float((distance * torch.sin(torch.atan(half.amin(dim=1)).double())).median())
+    if not radius > 1e-3 * cameras.extent or not math.isfinite(radius):
+        nearest, radius = positions.mean(dim=0), 2 * cameras.extent
+    x, y, z = (nearest - radius).tolist()
+    return Box((x, y, z), 2 * max(radius, 1e-6))
+
+
+def _grown_silhouette(
+    capture: Capture, view: int, box: Box, resolution: int
+) -> tuple[Bool[Tensor, "H W"], Float[Tensor, "3 4"]]:
+    """Pixels that have alpha within the size of a cell, and the projection to homogeneous pixels."""
+    assert capture.alphas is not None
+    viewmat, K = capture.cameras.viewmats[view], capture.cameras.Ks[view]
+    centre = torch.tensor(box.low) + box.side / 2
+    nearest = float((viewmat[:3, :3] @ centre + viewmat[:3, 3])[2]) - box.side * math.sqrt(3) / 2
+    half = box.side * math.sqrt(3) / 2 / resolution
+    reach = float(K[0, 0]) * half / nearest if nearest > half else math.inf
+    pixels = (capture.alphas[view] > 0).float()[None, None]
+    radius = math.ceil(min(reach, max(pixels.shape)))
+    for dimensions in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        pixels = max_pool2d(pixels, dimensions, 1, (dimensions[0] // 2, dimensions[1] // 2))
+    return pixels[0, 0].bool(), K @ viewmat[:3]
+
+
+def _not_empty(
+    points: Float[Tensor, "N 3"], projection: Float[Tensor, "3 4"], silhouette: Bool[Tensor, "H W"]
+) -> Bool[Tensor, " N"]:
+    height, width = silhouette.shape
+    x, y, depth = (points @ projection[:, :3].T + projection[:, 3]).unbind(dim=1)
+    column, row = (x / depth).floor().long(), (y / depth).floor().long()
+    shown = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return ~shown | silhouette[row.clamp(0, height - 1), column.clamp(0, width - 1)]

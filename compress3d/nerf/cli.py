@@ -1,0 +1,197 @@
+"""What the commands on neural fields do, and how they show it. Their arguments are in `compress3d/commands.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+
+from compress3d.cameras import Cameras
+from compress3d.captures import Split, read_capture
+from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.files import load_field, save_field
+from compress3d.nerf.render import orbit_of, render, render_each
+from compress3d.nerf.train import Training, TrainRecord, train
+from compress3d.splats.evaluate import Quality
+from compress3d.splats.views import AXES
+from secateur.console import console, progress_bar, stretch
+from secateur.files import replacing_file
+from secateur.metrics.speed import Speed, measure_speed
+from secateur.quantities import format_bytes, format_decibels
+from secateur.report.record import Machine, describe_machine
+
+SUFFIX = ".safetensors"
+
+_PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldEvaluation:
+    """A field against photographs.
+
+    Args:
+        name: of the field's file.
+        bytes: of the file.
+        capture: name of the photographs.
+        quality: against those of the test split, or all where there is none.
+        speed: of rendering a view.
+        skipped: photographs that the capture lists but does not have.
+        machine: where it ran.
+    """
+
+    name: str
+    bytes: int
+    capture: str
+    quality: Quality
+    speed: Speed
+    skipped: int
+    machine: Machine
+
+
+def train_capture(
+    capture: Path,
+    output: Path,
+    steps: int,
+    levels: int,
+    log2_table: int,
+    long_side: int | None,
+    split: Split | None,
+    strict: bool,
+    seed: int,
+    checkpoint: Path | None,
+    resume: bool,
+) -> TrainRecord:
+    """`secateur nerf train`."""
+    if output.suffix != SUFFIX:
+        raise ValueError(f"{output}: a field is written as {SUFFIX}")
+    if resume and checkpoint is None:
+        raise ValueError("--resume goes on from a checkpoint: say from which with --checkpoint FILE")
+    # Now rather than after an hour of training.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    training = Training(levels=levels, log2_table=log2_table, seed=seed)
+    with progress_bar() as progress:
+        photographs = read_capture(
+            capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
+        )
+        try:
+            field, record = train(
+                photographs,
+                steps=steps,
+                training=training,
+                checkpoint=checkpoint,
+                resume=resume,
+                report=stretch(progress, 0.01, 1.0),
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(_how_to_go_on(str(stop), checkpoint)) from None
+        return replace(record, bytes=save_field(field, output))
+
+
+def show_training(record: TrainRecord) -> None:
+    """A table of the field and of how close it comes to the photographs."""
+    table = _table(record.capture)
+    table.add_row("size", format_bytes(record.bytes))
+    _add_quality(table, record.quality)
+    table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
+    table.add_row("steps", f"{record.fit.steps:,}")
+    table.add_row("rays", f"{record.rays:,}")
+    table.add_row("rays/s", f"{record.rays / max(record.seconds['train'], 1e-9):,.0f}")
+    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
+    _add_skipped(table, record.skipped)
+    console.print(table)
+
+
+def render_file(
+    file: Path, output: Path, camera: Path | None, orbit: int | None, up: str, width: int | None, height: int | None
+) -> list[str]:
+    """`secateur nerf render`; the pictures' paths."""
+    from PIL import Image
+
+    if output.suffix.lower() not in _PICTURE_FORMATS:
+        raise ValueError(f"{output}: not a picture that can be written; known are {', '.join(_PICTURE_FORMATS)}")
+    if camera is not None and orbit is not None:
+        raise ValueError("a picture is taken with --camera or with --orbit, not with both")
+    field = load_field(file)
+    if camera is None:
+        width = width or height or 800
+        cameras = orbit_of(field.box, orbit or 1, width, height or width, AXES[up])
+    else:
+        cameras = _resized(Cameras.load(camera), width, height)
+    paths = [output]
+    if len(cameras) > 1:
+        paths = [output.with_stem(f"{output.stem}-{index:03d}") for index in range(len(cameras))]
+    with progress_bar() as progress:
+        for index, (path, picture) in enumerate(zip(paths, render_each(field, cameras), strict=True)):
+            pixels = (picture.image.clamp(0, 1) * 255 + 0.5).byte().numpy()
+            with replacing_file(path) as temporary:
+                Image.fromarray(pixels).save(temporary, _PICTURE_FORMATS[path.suffix.lower()])
+            progress((index + 1) / len(paths), "rendering")
+    return [str(path) for path in paths]
+
+
+def show_pictures(paths: list[str]) -> None:
+    """The paths, a line each."""
+    for path in paths:
+        print(path)
+
+
+def evaluate_file(
+    file: Path, capture: Path, long_side: int | None, split: Split | None, strict: bool
+) -> FieldEvaluation:
+    """`secateur nerf evaluate`."""
+    field = load_field(file)
+    with progress_bar() as progress:
+        photographs = read_capture(
+            capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.1)
+        )
+        views = photographs.test.tolist() or list(range(len(photographs)))
+        quality = quality_to_photographs(field, photographs, views, stretch(progress, 0.1, 0.9))
+        progress(0.9, "timing")
+        speed = measure_speed(lambda _: render(field, photographs.cameras, views[0]), frames=1, repeats=3)
+    return FieldEvaluation(
+        file.name, file.stat().st_size, photographs.name, quality, speed, photographs.skipped, describe_machine()
+    )
+
+
+def show_evaluation(record: FieldEvaluation) -> None:
+    """A table of how close the field comes to the photographs."""
+    table = _table(record.name)
+    table.add_row("size", format_bytes(record.bytes))
+    _add_quality(table, record.quality)
+    table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
+    _add_skipped(table, record.skipped)
+    console.print(table)
+
+
+def _table(title: str) -> Table:
+    table = Table("", "", title=title, title_justify="left", title_style="bold", show_header=False)
+    table.columns[1].justify = "right"
+    return table
+
+
+def _add_quality(table: Table, quality: Quality | None) -> None:
+    if quality is None:
+        return
+    views = f"{len(quality.psnr)} photographs at {quality.width}x{quality.height}"
+    table.add_row(f"PSNR against {views}", format_decibels(quality.mean_psnr))
+    table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
+
+
+def _add_skipped(table: Table, skipped: int) -> None:
+    if skipped:
+        table.add_row("photographs listed but absent, left out", str(skipped))
+
+
+def _resized(cameras: Cameras, width: int | None, height: int | None) -> Cameras:
+    if width is None and height is None:
+        return cameras
+    ratio = cameras.height / cameras.width
+    width = width or max(1, round((height or 1) / ratio))
+    return cameras.resized(width, height or max(1, round(width * ratio)))
+
+
+def _how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "nothing written; --checkpoint FILE would have kept what was trained"
+    return f"{stopped or 'nothing saved yet'}; the same command with --resume goes on"

@@ -1,0 +1,100 @@
+"""`secateur nerf`: what the commands write, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from compress3d.commands import NERF
+from compress3d.nerf import cli
+from compress3d.nerf.files import load_field, save_field
+from secateur.cli import main
+from secateur.report.record import to_json
+from tests.compress3d.nerf.fields import QUICK, some_field
+from tests.compress3d.splats.photographed import around, write_capture
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields that train in a second."""
+    monkeypatch.setattr(cli, "Training", lambda **changed: QUICK)
+    import secateur.cli
+
+    monkeypatch.setattr(secateur.cli, "_load_all", lambda group: {"nerf": NERF} if group.endswith("commands") else {})
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_capture_becomes_a_field_that_is_drawn_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture, field = write_capture(tmp_path / "blobs"), tmp_path / "out" / "field.safetensors"
+    assert main(["nerf", "train", str(capture), "-o", str(field), "--steps", "30"]) == 0
+    assert "rays/s" in capsys.readouterr().out
+    assert main(["nerf", "evaluate", str(field), str(capture), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["bytes"] == field.stat().st_size
+    assert len(record["quality"]["psnr"]) == 2
+    assert main(["nerf", "render", str(field), "-o", str(tmp_path / "view.png"), "--orbit", "2", "--width", "12"]) == 0
+    names = [tmp_path / f"view-{index:03d}.png" for index in range(2)]
+    assert capsys.readouterr().out.split() == [str(name) for name in names]
+    assert Image.open(names[1]).size == (12, 12)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{capture}", "-o", "field.ply"], "written as .safetensors"),
+        (["train", "{capture}", "-o", "field.safetensors", "--resume"], "say from which with --checkpoint"),
+        (["train", "{capture}", "-o", "field.safetensors", "--steps", "0"], "not a whole number from 1 up"),
+        (["train", "nowhere", "-o", "field.safetensors"], "nowhere: no such capture"),
+        (["render", "nowhere.safetensors", "-o", "a.png"], "nowhere.safetensors: no such file"),
+        (["render", "{field}", "-o", "a.txt"], "not a picture that can be written"),
+        (["render", "{field}", "-o", "a.png", "--camera", "a.json", "--orbit", "2"], "not with both"),
+        (["evaluate", "{capture}/000.png", "{capture}"], "000.png"),
+        (["evaluate", "{field}"], "missing: CAPTURE"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture, field = write_capture(tmp_path / "blobs"), tmp_path / "field.safetensors"
+    save_field(some_field(), field)
+    given = [one.format(capture=capture, field=field) for one in arguments]
+    assert main(["nerf", *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert message.lower() in error.lower()
+
+
+def test_a_camera_file_says_where_to_look_from(tmp_path: Path) -> None:
+    field, cameras = tmp_path / "field.safetensors", tmp_path / "cameras.json"
+    save_field(some_field(), field)
+    cameras.write_text(json.dumps(around(1).to_json()))
+    paths = cli.render_file(field, tmp_path / "view.png", cameras, None, "-y", None, 48)
+    assert paths == [str(tmp_path / "view.png")]
+    assert Image.open(paths[0]).size == (48, 48)
+
+
+def test_a_stopped_training_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt("stopped after step 3 of 9, saved in run.ckpt")
+
+    capture = write_capture(tmp_path / "blobs")
+    monkeypatch.setattr(cli, "train", stop)
+    for checkpoint, message in ((tmp_path / "run.ckpt", "--resume goes on"), (None, "would have kept")):
+        with pytest.raises(KeyboardInterrupt, match=message):
+            cli.train_capture(
+                capture, tmp_path / "field.safetensors", 9, 8, 17, None, None, False, 0, checkpoint, False
+            )
+
+
+def test_an_evaluation_is_json(tmp_path: Path) -> None:
+    capture, field = write_capture(tmp_path / "blobs", 8), tmp_path / "field.safetensors"
+    save_field(some_field(), field)
+    record = cli.evaluate_file(field, capture, None, None, False)
+    assert json.loads(json.dumps(to_json(record)))["name"] == "field.safetensors"
+    assert load_field(field).bytes < record.bytes
