@@ -18,18 +18,7 @@ from vit.tokens.layers import EncoderLayer, count_prefix, find_layers, matrix_el
 from vit.tokens.pruner import Choice, TokenPruner, Tokens
 from vit.tokens.reduction import Reduction
 from vit.tokens.schedule import TokenSchedule
-
-_UNSEEN = 1e-6
-"""What a token that is only masked still weighs: so little that nothing changes, and enough for a gradient."""
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What is known of the tokens on their way through the layers, each (batch, tokens)."""
-
-    sizes: Tensor | None = None
-    valid: Tensor | None = None
-    policy: Tensor | None = None
+from vit.tokens.state import State
 
 
 @dataclass(slots=True)
@@ -37,8 +26,8 @@ class _Call:
     """One forward of the model: nothing of it outlives the next."""
 
     patches: int = 0
-    state: _State = field(default_factory=_State)
-    whole: _State = field(default_factory=_State)
+    state: State = field(default_factory=State)
+    whole: State = field(default_factory=State)
     reductions: dict[int, Reduction] = field(default_factory=dict)
     dropped_from: list[tuple[Reduction, Tensor]] = field(default_factory=list)
     predictions: dict[int, Tensor] = field(default_factory=dict)
@@ -135,6 +124,11 @@ class TokenReduction:
         """Layer -> the scalar loss of the pruner itself, in the last forward; none in evaluation mode."""
         return self._call.losses
 
+    @property
+    def policy(self) -> Float[Tensor, "batch tokens"] | None:
+        """1 for tokens that others still see, 0 for those that are only masked, after the last forward; None: all 1."""
+        return self._call.state.policy
+
     def auxiliary_loss(self, task_loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The sum of the pruner's losses in the last forward, and of `task_loss` of each auxiliary prediction.
 
@@ -224,10 +218,8 @@ class TokenReduction:
 
     def _begin(self, layer: EncoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.pruner.begin()
-        mask = layer.mask(args, kwargs)
         tokens = layer.hidden_states(args, kwargs)
-        valid = None if mask is None else _valid_tokens(mask, tokens)
-        whole = _State(valid=valid)
+        whole = State.under(layer.mask(args, kwargs), tokens)
         self._call = _Call(tokens.shape[1] - self.prefix, whole, whole)
 
     def _before(self, index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -243,7 +235,7 @@ class TokenReduction:
             tokens = self._reduced(call, index, tokens, self.layers[index - 1])
         if not call.reductions and call.state.policy is None:
             return None
-        return layer.call(args, kwargs, tokens, self._bias(call.state, tokens))
+        return layer.call(args, kwargs, tokens, call.state.bias(tokens, self.pruner.proportional))
 
     def _within(self, index: int, *args: Any, **kwargs: Any) -> Tensor:
         """A layer's forward that reduces the tokens between its attention and its MLP."""
@@ -253,7 +245,7 @@ class TokenReduction:
             return module._gradient_checkpointing_func(run, *args)  # type: ignore[operator]
         return run(*args)
 
-    def _halves(self, index: int, call: _Call, state: _State, kwargs: dict[str, Any], *args: Any) -> Tensor:
+    def _halves(self, index: int, call: _Call, state: State, kwargs: dict[str, Any], *args: Any) -> Tensor:
         layer = self.layers[index]
         tokens = layer.attend(args, kwargs)
         if not (self.last_layer_fusion and index == len(self.layers) - 1):
@@ -273,7 +265,7 @@ class TokenReduction:
             self.prefix,
             index,
             looked_at.keys() if pruner.needs_keys else None,
-            looked_at.cls_attention(self._bias(state, tokens)) if pruner.needs_cls_attention else None,
+            looked_at.cls_attention(state.bias(tokens, pruner.proportional)) if pruner.needs_cls_attention else None,
             state.sizes,
             state.valid,
             state.policy,
@@ -282,17 +274,10 @@ class TokenReduction:
         _note(call, index, choice)
         if choice.reduction is None:
             return tokens
-        call.state = self._after(state, choice.reduction, tokens)
+        call.state = state.after(choice.reduction, tokens, pruner.proportional)
         if self.last_layer_fusion:
             call.dropped_from.append((choice.reduction, tokens))
         return choice.reduction.apply(tokens)
-
-    def _after(self, state: _State, reduction: Reduction, tokens: Tensor) -> _State:
-        sizes, valid = state.sizes, state.valid
-        if self.pruner.proportional or sizes is not None:
-            before = tokens.new_ones(tokens.shape[:2]) if valid is None else valid.to(tokens.dtype)
-            sizes = reduction.total(before if sizes is None else sizes)
-        return _State(sizes, None if valid is None else reduction.any(valid), None)
 
     def _fused(self, tokens: Tensor) -> Tensor:
         """All tokens in the order of the image, those that were dropped as they were then (last-layer fusion)."""
@@ -301,21 +286,6 @@ class TokenReduction:
             tokens = reduction.restore(tokens, before)
         call.state = call.whole if call.dropped_from else call.state
         return tokens
-
-    def _bias(self, state: _State, tokens: Tensor) -> Float[Tensor, "batch 1 queries tokens"] | None:
-        """What is added to the logits of attention, for padding, sizes and tokens that are only masked."""
-        bias: Tensor | None = None
-        if state.valid is not None:
-            bias = torch.zeros_like(state.valid, dtype=tokens.dtype)
-            bias = bias.masked_fill(~state.valid, torch.finfo(tokens.dtype).min)[:, None, None]
-        if state.sizes is not None and self.pruner.proportional:
-            # Padding has size 0, and is masked already.
-            logs = state.sizes.clamp_min(1).log().to(tokens.dtype)[:, None, None]
-            bias = logs if bias is None else bias + logs
-        if state.policy is not None:
-            pairs = _policy_bias(state.policy.to(tokens.dtype))
-            bias = pairs if bias is None else bias + pairs
-        return bias
 
 
 @contextmanager
@@ -333,7 +303,8 @@ def reduce_tokens(
     Args:
         model: transformers' ViT, DeiT or DINOv2 (with registers or not), or one made of `nn.TransformerEncoderLayer`s;
             with any attention implementation, in training and evaluation, compiled or exported. Its hidden states get
-            shorter from layer to layer. A padding mask goes with the tokens.
+            shorter from layer to layer. A padding mask goes with the tokens. Checkpointing is transformers' own, which
+            runs forwards again, but no hooks. Hooks keep torch's layers from their fused fast path.
         pruner: which tokens stay, or are merged.
         schedule: how many.
         place: in front of the layers, looking at the attention of the layer before; or within, behind the attention
@@ -367,23 +338,6 @@ def _note(call: _Call, index: int, choice: Choice) -> None:
         call.state = replace(call.state, policy=choice.policy)
     if choice.reduction is not None:
         call.reductions[index] = choice.reduction
-
-
-def _valid_tokens(mask: Tensor, tokens: Tensor) -> Tensor:
-    """(batch, tokens) False for padding, from what a mask adds to the logits."""
-    lowest = torch.finfo(mask.dtype).min / 2
-    if not torch.compiler.is_compiling():
-        same = bool((mask == mask[:, :, :1]).all())
-        if not same or bool(((mask != 0) & (mask > lowest)).any()):
-            raise ValueError("tokens can go under a padding mask only, which is alike for all queries, and 0 or 1")
-    return (mask[:, 0, 0] > lowest).expand(tokens.shape[0], -1)
-
-
-def _policy_bias(policy: Float[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 tokens tokens"]:
-    """Logs of how much each token sees of each other; each sees itself whole (DynamicViT, arXiv 2106.02034, eq. 11)."""
-    seen = (policy + _UNSEEN).log()[:, None, None]
-    itself = torch.eye(policy.shape[1], dtype=torch.bool, device=policy.device)
-    return seen.expand(-1, -1, policy.shape[1], -1).masked_fill(itself, 0.0)
 
 
 def _outside_cost(model: nn.Module, layers: list[EncoderLayer]) -> tuple[int, int]:

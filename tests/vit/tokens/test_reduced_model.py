@@ -135,6 +135,7 @@ def test_compiled_models_agree(pruner, backend):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiled_training_has_the_same_gradients():
     gradients = []
     for compiling in (False, True):
