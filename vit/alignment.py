@@ -109,7 +109,7 @@ class Alignment(lightning.LightningModule):
             functional.mse_loss(embedding_of(self.student(images)), wanted)
             for images, wanted in zip(self.held_out, self._wanted, strict=True)
         ]
-        return -float(torch.stack(errors).mean())
+        return -float(torch.stack(errors).mean().detach())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over what requires gradients."""

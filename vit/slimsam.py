@@ -66,8 +66,9 @@ class SlimSam:
         attention: what attentions lose: whole heads, or the same dimensions in all heads of one (the paper's choice,
             which SAM's own attention is not cut in: its tables of relative positions have the width of a head).
         ranking: "local": each layer loses the same share; "global": units of all layers compete.
-        criterion: scores units on the disturbed objective. `Taylor("elements")` over one large batch is the released
-            code's; `Normalized(Taylor("square"))` squares batch by batch, which does not average out.
+        criterion: scores units on the disturbed objective. The released code takes absolutes of the gradient of all
+            images together, whose mean is 0; the mean over batches of absolutes (`Taylor("elements")`), or of squares
+            (`Fisher()`), does not depend on the noise that much. Small batches give more draws of it.
         sigma: standard deviation of the noise that disturbs the embedding.
         steps: of each distillation.
         alpha: weight of inner features in the first step's first half; that of the embedding is the rest.
