@@ -154,6 +154,8 @@ class _Counter(TorchDispatchMode):
             batched = positions.dim() == weight.dim()
             places = positions.numel() / positions.shape[1 if batched else 0]
             self._count(places * weight.numel(), weight)
+        elif str(packet) == "secateur.block_product":
+            self._count(len(args[0]) * args[1].numel(), args[1])
         elif packet in _ATTENTIONS:
             q, k, v = args[:3]
             _add(self.mixing, self._place(), q.numel() * k.shape[-2] * (1 + v.shape[-1] / q.shape[-1]))

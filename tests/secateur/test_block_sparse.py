@@ -19,6 +19,7 @@ from secateur.block_sparse_files import load_block_sparse, save_block_sparse
 from secateur.blocks import from_blocked_csr
 from secateur.surgery import Network
 from secateur.surgery.attention import feed_forward_group
+from secateur.surgery.cost import count_macs
 from secateur.training.seeding import seeded
 from tests.contracts import assert_same
 from tests.secateur.toys import generator
@@ -127,6 +128,13 @@ def test_layers_are_exchanged_where_it_is_faster() -> None:
     model["c"].weight = model["a"].weight
     with pytest.raises(ValueError, match="another layer too"):
         with_blocks(model, {"a": one_gone})
+
+
+def test_multiply_adds_are_those_of_kept_blocks() -> None:
+    sparse, dense = pair(16, 16)
+    module = nn.Sequential(sparse, nn.ReLU(), linear(48, 16))
+    assert count_macs(module, torch.zeros(2, 7, 80)) == 14 * (sparse.multiply_adds() + 48 * 16)
+    assert sparse.multiply_adds() < dense.weight.numel()
 
 
 def test_inputs_of_another_width_are_refused() -> None:
