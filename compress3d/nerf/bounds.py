@@ -6,8 +6,8 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from compress3d.captures import Capture
 from compress3d.nerf.rays import Box
@@ -63,14 +63,16 @@ def visual_hull(capture: Capture, box: Box, resolution: int) -> Bool[Tensor, "R 
     if capture.alphas is None:
         raise ValueError(f"{capture.name}: a visual hull needs photographs with alpha")
     edges = (torch.arange(resolution) + 0.5) / resolution
+    radius = box.side * math.sqrt(3) / 2 / resolution
     stays = torch.ones(resolution**3, dtype=torch.bool)
     for view in torch.linspace(0, len(capture) - 1, min(_MOST_VIEWS, len(capture))).round().long().tolist():
-        silhouette, depth_of = _grown_silhouette(capture, view, box, resolution)
+        away = torch.from_numpy(distance_transform_edt((capture.alphas[view] == 0).numpy())).float()
+        viewmat, K = capture.cameras.viewmats[view], capture.cameras.Ks[view]
         for piece in stays.nonzero()[:, 0].split(_PIECE):
             rows = piece // resolution
             cells = torch.stack([piece % resolution, rows % resolution, rows // resolution], dim=1)
             points = edges[cells] * box.side + torch.tensor(box.low)
-            stays[piece] = _not_empty(points, depth_of, silhouette)
+            stays[piece] = _may_be_seen(points, radius, viewmat, K, away)
     return stays.reshape(resolution, resolution, resolution)
 
 
@@ -89,28 +91,25 @@ def _seen_by_all(capture: Capture) -> Box:
     return Box((x, y, z), 2 * max(radius, 1e-6))
 
 
-def _grown_silhouette(
-    capture: Capture, view: int, box: Box, resolution: int
-) -> tuple[Bool[Tensor, "H W"], Float[Tensor, "3 4"]]:
-    """Pixels that have alpha within the size of a cell, and the projection to homogeneous pixels."""
-    assert capture.alphas is not None
-    viewmat, K = capture.cameras.viewmats[view], capture.cameras.Ks[view]
-    centre = torch.tensor(box.low) + box.side / 2
-    nearest = float((viewmat[:3, :3] @ centre + viewmat[:3, 3])[2]) - box.side * math.sqrt(3) / 2
-    half = box.side * math.sqrt(3) / 2 / resolution
-    reach = float(K[0, 0]) * half / nearest if nearest > half else math.inf
-    pixels = (capture.alphas[view] > 0).float()[None, None]
-    radius = math.ceil(min(reach, max(pixels.shape)))
-    for dimensions in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
-        pixels = max_pool2d(pixels, dimensions, 1, (dimensions[0] // 2, dimensions[1] // 2))
-    return pixels[0, 0].bool(), K @ viewmat[:3]
-
-
-def _not_empty(
-    points: Float[Tensor, "N 3"], projection: Float[Tensor, "3 4"], silhouette: Bool[Tensor, "H W"]
+def _may_be_seen(
+    points: Float[Tensor, "N 3"],
+    radius: float,
+    viewmat: Float[Tensor, "4 4"],
+    K: Float[Tensor, "3 3"],
+    away: Float[Tensor, "H W"],
 ) -> Bool[Tensor, " N"]:
-    height, width = silhouette.shape
-    x, y, depth = (points @ projection[:, :3].T + projection[:, 3]).unbind(dim=1)
-    column, row = (x / depth).floor().long(), (y / depth).floor().long()
-    shown = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return ~shown | silhouette[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    """Whether balls are outside of a photograph, or no farther from its silhouette than they are large.
+
+    Args:
+        points: their centres in the world.
+        radius: of the balls.
+        viewmat: of the camera.
+        K: of the camera.
+        away: pixels from each pixel to the nearest that has alpha.
+    """
+    height, width = away.shape
+    x, y, depth = (points @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(dim=1)
+    column, row = ((K[i, i] * one / depth + K[i, 2]).floor().long() for i, one in enumerate((x, y)))
+    shown = (depth > radius) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    reach = torch.maximum(K[0, 0], K[1, 1]) * radius / (depth - radius).clamp_min(1e-9) + 1
+    return ~shown | (away[row.clamp(0, height - 1), column.clamp(0, width - 1)] <= reach)

@@ -348,11 +348,14 @@ class FieldTraining(lightning.LightningModule):
             "total_samples": self.total_samples,
             "watched": self.watched,
             "seconds": self.seconds,
+            "box": [*self.field.box.low, self.field.box.side],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["field_training"]
         self.rays_per_step, self._seconds = state["rays_per_step"], state["seconds"]
+        x, y, z, side = state["box"]
+        self.field.box = Box((x, y, z), side)
         self.total_rays, self.total_samples = state["total_rays"], state["total_samples"]
         self.watched = [(step, seconds, decibels) for step, seconds, decibels in state["watched"]]
 

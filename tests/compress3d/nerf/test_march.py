@@ -184,7 +184,7 @@ def test_occupancy_follows_the_field() -> None:
     inside = cells.cells_of(torch.tensor([[0.5, 0.5, 0.5], [0.05, 0.05, 0.05]]))
     assert cells.occupied()[inside].tolist() == [True, False]
     for _ in range(200):
-        cells.update(lambda positions: 100.0 * ((positions - 0.8).norm(dim=1) < 0.2), 0.01, random, samples=64)
+        cells.update(lambda positions: 100.0 * ((positions - 0.8).norm(dim=1) < 0.2), 0.01, random, samples=1024)
     inside = cells.cells_of(torch.tensor([[0.4, 0.5, 0.5], [0.8, 0.8, 0.8]]))
     assert cells.occupied()[inside].tolist() == [False, True]
 
