@@ -135,7 +135,7 @@ class LPViT:
             budget: of "units" (blocks), "params", "macs" (of a batch), "power", or "ms" with `times`: what all layers'
                 blocks may cost together. None: as many as `power_weight` leaves.
             objective: a loss, whose losses call the model; for `score`, and to weigh distortions by how much the loss
-                minds each output. None: squared errors of outputs count alike everywhere.
+                minds each output, which is much better where there is one. None: errors relative to a layer's output.
 
         Raises:
             ValueError: no layer fits the patterns, a layer is not run, or the budget does not hold the floors.
@@ -143,7 +143,9 @@ class LPViT:
         chosen, left_out = self.find_layers(model)
         grams = gather_inputs(model, chosen, batches)
         weights = {name: layer.weight.detach() for name, layer in chosen.items()}
-        if objective is not None:
+        if objective is None:
+            weights = {name: weight / _output_size(weight, grams[name]) for name, weight in weights.items()}
+        else:
             minds = output_sensitivities(model, chosen, objective)
             weights = {name: minds[name].sqrt().to(weight)[:, None] * weight for name, weight in weights.items()}
         sizes = {name: self._sizes(name, layer, grams[name], len(batches)) for name, layer in chosen.items()}
@@ -256,6 +258,12 @@ class LPViT:
         power = self.power(size)
         loss = float(np.interp(kept, curve.counts.numpy(), curve.losses.numpy()))
         return LayerRecord(size, kept, loss, power * size.blocks, power * kept)
+
+
+def _output_size(weight: Tensor, gram: Gram) -> float:
+    """Root mean square of the layer's output without its bias, summed over outputs; 1 where all of it is 0."""
+    energy = float(((weight.to(gram.mean) @ gram.mean) * weight.to(gram.mean)).sum())
+    return energy**0.5 if energy > 0 else 1.0
 
 
 def _of_one(group: UnitGroup, cost: str) -> float:
