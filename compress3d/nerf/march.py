@@ -1,8 +1,8 @@
 """Where rays look: samples along them, in occupied cells of the unit cube only.
 
 A ray's samples lie on a lattice that starts, by a random share of a step, behind its entry into the cube. Steps are as
-long as `step`, or grow with the distance (cone steps: arXiv 2201.05989, appendix E.1). Cells that are empty are
-skipped by whole steps.
+long as `step`, or grow with the distance (cone steps: arXiv 2201.05989, appendix E.1). Cells that are empty,
+and blocks of 8^3 such cells, are skipped by whole steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from compress3d.nerf.hashgrid_kernels import FAST_MATH
-from compress3d.nerf.occupancy import Occupancy
+from compress3d.nerf.occupancy import BLOCK, Occupancy
 from compress3d.nerf.rays import Rays
 
 _RAYS = 256
@@ -107,7 +107,8 @@ def march(
     """
     given = (
         rays.origins.numpy(), rays.directions.numpy(), distances.numpy(), occupancy.bits.numpy(),
-        occupancy.resolution, np.float32(stride.step), np.float32(stride.cone), np.float32(stride.longest), most,
+        occupancy.blocks.numpy(), occupancy.resolution,
+        np.float32(stride.step), np.float32(stride.cone), np.float32(stride.longest), most,
     )  # fmt: skip
     starts = torch.zeros(len(rays) + 1, dtype=torch.int64)
     onward = torch.empty(len(rays))
@@ -157,27 +158,31 @@ def _slab(rays: Rays) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
 
 
 @nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy", inline="always")
-def _to_exit(x, direction, cell, size):  # pragma: no cover - compiled
+def _inverse(direction):  # pragma: no cover - compiled
+    tiny = np.float32(1e-9)
+    return np.float32(1) / (direction if abs(direction) > tiny else tiny)
+
+
+@nb.njit(cache=True, fastmath=FAST_MATH, error_model="numpy", inline="always")
+def _to_exit(x, inverse, cell, size):  # pragma: no cover - compiled
     """How far it is along one axis to where the ray leaves its cell."""
-    far = np.float32(1e9)
-    if direction > np.float32(1e-9):
-        return (np.float32(cell + 1) * size - x) / direction
-    return (np.float32(cell) * size - x) / direction if direction < np.float32(-1e-9) else far
+    return (np.float32(cell + (1 if inverse > 0 else 0)) * size - x) * inverse
 
 
 @nb.njit(parallel=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
 def _walk(
-    origins, directions, distances, bits, resolution, step, cone, longest, most, starts, onward, along, lengths,
+    origins, directions, distances, bits, blocks, resolution, step, cone, longest, most, starts, onward, along, lengths,
     positions,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Walk each ray. While `positions` is empty samples are counted, into starts[r + 1]; then they are filled in."""
     fills = len(positions) > 0
     one, zero, size = np.float32(1), np.float32(0), np.float32(1) / np.float32(resolution)
-    cells = np.float32(resolution)
+    cells, across, large = np.float32(resolution), resolution // BLOCK, size * np.float32(BLOCK)
     for block in nb.prange((len(origins) + _RAYS - 1) // _RAYS):
         for r in range(block * _RAYS, min(len(origins), (block + 1) * _RAYS)):
             ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
             dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
+            ix, iy, iz = _inverse(dx), _inverse(dy), _inverse(dz)
             t, found, begin = distances[r], 0, starts[r]
             onward[r] = np.float32(np.inf)
             if not t < np.float32(1e9):
@@ -196,9 +201,11 @@ def _walk(
                 i = min(max(np.int32(x * cells), np.int32(0)), np.int32(resolution - 1))
                 j = min(max(np.int32(y * cells), np.int32(0)), np.int32(resolution - 1))
                 k = min(max(np.int32(z * cells), np.int32(0)), np.int32(resolution - 1))
-                cell = np.int64(i) + resolution * (np.int64(j) + resolution * np.int64(k))
+                a, b, c = i // BLOCK, j // BLOCK, k // BLOCK
                 length = min(max(t * cone, step), longest)
-                if bits[cell >> 3] >> np.uint8(cell & 7) & np.uint8(1):
+                whole = blocks[np.int64(a) + across * (np.int64(b) + across * np.int64(c))] == 0
+                cell = np.int64(i) + resolution * (np.int64(j) + resolution * np.int64(k))
+                if not whole and bits[cell >> 3] >> np.uint8(cell & 7) & np.uint8(1):
                     if fills:
                         along[begin + found], lengths[begin + found] = t, length
                         positions[begin + found, 0] = min(max(x, zero), one)
@@ -207,7 +214,10 @@ def _walk(
                     found += 1
                     t += length
                 else:
-                    way = min(_to_exit(x, dx, i, size), min(_to_exit(y, dy, j, size), _to_exit(z, dz, k, size)))
+                    if whole:
+                        way = min(_to_exit(x, ix, a, large), min(_to_exit(y, iy, b, large), _to_exit(z, iz, c, large)))
+                    else:
+                        way = min(_to_exit(x, ix, i, size), min(_to_exit(y, iy, j, size), _to_exit(z, iz, k, size)))
                     if cone == zero:
                         t += length * max(np.float32(math.ceil(way / length)), one)
                     else:

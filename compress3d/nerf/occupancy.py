@@ -19,6 +19,9 @@ LEAST_OPACITY = 0.01
 
 RESOLUTIONS = (8, 512)
 
+BLOCK = 8
+"""Cells a side of a block: rays skip empty blocks as a whole."""
+
 
 class Occupancy(nn.Module):
     """Cells of the unit cube.
@@ -47,10 +50,21 @@ class Occupancy(nn.Module):
         self.register_buffer("possible", pack_bits(cells.flatten()))
         self.register_buffer("densities", torch.zeros(resolution**3))
         self.register_buffer("bits", self.possible.clone())
+        self._blocks: tuple[tuple[int, int], Tensor] = ((0, 0), self.bits)
 
     def occupied(self) -> Bool[Tensor, " cells"]:
         """Which cells rays stop at; cell x + R (y + R z)."""
         return unpack_bits(self.bits)
+
+    @property
+    def blocks(self) -> UInt8[Tensor, " blocks"]:
+        """1 for blocks of cells of which one is occupied, block x + R/8 (y + R/8 z); kept until the bits change."""
+        state = (self.bits.data_ptr(), self.bits._version)
+        if self._blocks[0] != state:
+            side = self.resolution // BLOCK
+            rows = (self.bits != 0).view(side, BLOCK, side, BLOCK, side)
+            self._blocks = (state, rows.any(dim=3).any(dim=1).flatten().to(torch.uint8))
+        return self._blocks[1]
 
     @property
     def share(self) -> float:
