@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -291,3 +295,43 @@ def test_what_cannot_be_slimmed_is_refused() -> None:
         QUICK.fit(random_model("vit"), Noise(8), [images], [])
     with pytest.raises(ValueError, match="returns a dict without logits or last_hidden_state"):
         embedding_of({})
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "slim_sam.py"
+    spec = importlib.util.spec_from_file_location("slim_sam", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_the_script_slims_a_model_on_a_folder_of_pictures(script: ModuleType, tmp_path: Path) -> None:
+    model: Any = random_model("vit")
+    model.save_pretrained(tmp_path / "model")
+    for index in range(8):
+        (tmp_path / "images" / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (9, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+        Image.fromarray(noise.numpy()).save(tmp_path / "images" / str(index % 2) / f"{index}.png")
+    arguments = [str(tmp_path / name) for name in ("model", "images", "slim")]
+    numbers = ["--steps", "2", "--validate-every", "1", "--held-out", "3", "--calibration", "4", "--batch-size", "2"]
+    record = script.main(script.parse([*arguments, *numbers]))
+    assert record["slim"]["multiply_adds"] < 0.5 * record["dense"]["multiply_adds"]
+    assert len(record["mean_squared_errors"]) == 2
+    loaded: Any = load(tmp_path / "slim")
+    assert loaded(pixels("vit")).logits.shape == (2, 5)
+
+
+def test_the_script_runs_without_a_model(script: ModuleType, tmp_path: Path) -> None:
+    options = script.parse([str(tmp_path / "slim"), "--random-sam", "--steps", "1", "--at-once"])
+    record = script.main(options)
+    assert len(record["mean_squared_errors"]) == 1
+    with pytest.raises(SystemExit):
+        script.parse([str(tmp_path / "slim")])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit, match="0 pictures; more than --held-out 100"):
+        random_model("vit").save_pretrained(tmp_path / "model")  # type: ignore[operator]
+        script.main(script.parse([str(tmp_path / "model"), str(tmp_path / "none"), str(tmp_path / "slim")]))
