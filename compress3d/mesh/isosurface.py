@@ -67,21 +67,35 @@ def outwards(mesh: Mesh) -> Mesh:
 def visual_hull(
     silhouettes: Silhouettes, low: Corner, high: Corner, resolution: int = 128, report: Report = silent
 ) -> Mesh:
-    """The largest body that fits all silhouettes (Laurentini 1994), as a mesh.
-
-    A grid point's field is the least over the views of its signed distance in pixels from the silhouette's outline, so
-    that the surface is smooth at resolutions coarser than the images. Views that do not show a point do not count.
-
-    Args:
-        silhouettes: of the object.
-        low: lowest corner of the space in which it is, in world units.
-        high: highest corner.
-        resolution: grid points along each axis, at least 2.
-        report: told how far it is.
+    """The largest body that fits all silhouettes (Laurentini 1994), as a mesh; arguments as for `hull_field`.
 
     Raises:
         ValueError: the resolution is below 2, or nothing is inside all silhouettes.
         ModuleNotFoundError: there is no open3d.
+    """
+    return isosurface(hull_field(silhouettes, low, high, resolution, report), low, high)
+
+
+def hull_field(
+    silhouettes: Silhouettes, low: Corner, high: Corner, resolution: int = 128, report: Report = silent
+) -> Float[Tensor, "X Y Z"]:
+    """Where the largest body is that fits all silhouettes: above 0 inside, and smooth enough to draw a surface through.
+
+    A grid point's value is the least over the views of its signed distance in pixels from the silhouette's outline, so
+    that the surface is smooth at resolutions coarser than the images. Views that do not show a point do not count.
+
+    Args:
+        silhouettes: of the object.
+        low: lowest corner of the space in which it is, in world units: the first grid point.
+        high: highest corner: the last grid point.
+        resolution: grid points along each axis, at least 2.
+        report: told how far it is.
+
+    Returns:
+        Pixels, within 8 either way.
+
+    Raises:
+        ValueError: the resolution is below 2.
     """
     if resolution < 2:
         raise ValueError(f"resolution must be at least 2, got {resolution}")
@@ -95,7 +109,7 @@ def visual_hull(
         told = sampled(signed_distances(alpha), points[left], silhouettes.cameras[index], _REACH)
         field[left] = torch.minimum(field[left], told)
         left = left[field[left] > -_REACH]
-    return isosurface(field.reshape(resolution, resolution, resolution), low, high)
+    return field.reshape(resolution, resolution, resolution)
 
 
 def signed_distances(alpha: Float[Tensor, "H W"], reach: float = _REACH) -> Float[Tensor, "H W"]:

@@ -68,6 +68,7 @@ def test_the_hull_of_a_sphere_is_a_little_more_than_the_sphere() -> None:
         visual_hull(Silhouettes(cameras, seen.alphas * 0), *BOX, resolution=8)
 
 
+@pytest.mark.slow
 def test_the_hull_of_the_chair_fits_views_that_it_was_not_made_of(shared_data: Path) -> None:
     capture = read_capture(shared_data / "nerf_synthetic" / "chair", long_side=100)
     hull = visual_hull(Silhouettes.of(capture)[::10], (-1.0,) * 3, (1.0,) * 3, resolution=48)
