@@ -22,6 +22,7 @@ from secateur.importance import (
     Magnitude,
     MaskHessian,
     MaskTaylor,
+    Normalized,
     Product,
     Random,
     RankMixture,
@@ -59,8 +60,10 @@ def structured(kind: Kind, settings: Settings) -> dict[str, Entrant]:
     return {
         **_data_free(settings),
         "magnitude L1": _plain(Magnitude(1.0)),
+        "magnitude, normalised": _plain(Normalized(Magnitude(2.0), "mean")),
         "Taylor": _seen(Taylor(), settings),
         "Taylor, squared": _seen(Taylor("square"), settings),
+        "Taylor, squared, normalised": _seen(Normalized(Taylor("square"), "mean"), settings),
         "Taylor of second order": _seen(Taylor(second=HessianProduct()), settings),
         "Group Fisher": _seen(MaskTaylor("square"), settings),
         **_curvatures(probed, settings),

@@ -21,7 +21,7 @@ from networks.structured import BISECTIONS, within_macs
 from networks.training import Labels
 from secateur.allocation import Allocator, Budget, allocate, allocate_per_group
 from secateur.console import Report
-from secateur.importance import Fisher, Lamp, Magnitude, MaskTaylor
+from secateur.importance import Lamp, Magnitude, MaskTaylor, Normalized, RankMixture, Taylor
 from secateur.surgery import Network
 from secateur.surgery.cost import count_macs
 from secateur.units import Criterion
@@ -68,9 +68,11 @@ THEIRS = {
 }
 OURS = {
     "LAMP, global": Ours(Lamp(), allocate),
+    "magnitude, normalised, global": Ours(Normalized(Magnitude(2.0), "mean"), allocate),
     "magnitude, per group": Ours(Magnitude(2.0), allocate_per_group),
     "Group Fisher, global": Ours(MaskTaylor("square"), allocate, True),
-    "Fisher, global": Ours(Fisher(), allocate, True),
+    "Taylor, squared, normalised, global": Ours(Normalized(Taylor("square"), "mean"), allocate, True),
+    "ranks of magnitude and Taylor, global": Ours(RankMixture((Magnitude(2.0), Taylor("square"))), allocate, True),
 }
 
 

@@ -18,8 +18,9 @@ HIGHLIGHTED = {
     "magnitude": "#2563eb",
     "LAMP": "#0891b2",
     "SynFlow": "#a21caf",
-    "Group Fisher": OURS,
+    "Group Fisher": "#7c3aed",
     "Fisher": "#65a30d",
+    "ranks of magnitude and Taylor": OURS,
     "SNIP": "#0b7a4b",
     "SparseGPT": THEIRS,
     "CHITA": "#dc2626",
@@ -27,7 +28,7 @@ HIGHLIGHTED = {
 """Methods with a colour and a name; all others are grey."""
 
 GREY = "#cbd2d9"
-SHADES = {"secateur": (OURS, "#65a30d", "#0891b2", "#2563eb"), "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b")}
+SHADES = {"secateur": (OURS, "#65a30d", "#0891b2", "#2563eb", "#7c3aed", "#db2777"), "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b")}
 
 
 def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
