@@ -27,6 +27,9 @@ _SIDE = 640
 
 _SINGLES = 4
 
+_SIDE_BY_SIDE = 3
+"""Models that are a column of a table each; more are a row each."""
+
 _GAP = 4
 """Pixels between pictures."""
 
@@ -41,7 +44,7 @@ def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]]
         title=f"{record.model}, pruned",
         subtitle=_said(record),
         tables=(*([_units(record.kinds)] if record.kinds else []), _stages(record.seconds)),
-        details={"Recipe": str(record.recipe)},
+        details={"Recipe": "recipe.yaml, beside this page"},
     )
 
 
@@ -50,7 +53,9 @@ def write_experts_page(
 ) -> Path:
     """Write `results.json`, `index.html` and `samples.png` of a run that trained experts; returns the page's path."""
     first, *others = record.routers.values()
-    subtitle = f"{len(first.experts)} experts, which take {first.share:.1%} of the multiply-adds in the mean"
+    subtitle = (
+        f"{_counted(len(first.experts), 'expert')}, which take {first.share:.1%} of the multiply-adds in the mean"
+    )
     against = f", against one network of {others[0].share:.1%}." if others else "."
     routers = [_experts(name, router) for name, router in record.routers.items()]
     return _written(
@@ -61,7 +66,7 @@ def write_experts_page(
         title=f"{record.model}, a network for each prompt",
         subtitle=subtitle + against,
         tables=(*routers, _routes(record.routes), _stages(record.seconds)),
-        details={"Recipe": str(record.recipe)},
+        details={"Recipe": "recipe.yaml, beside this page"},
     )
 
 
@@ -161,9 +166,10 @@ def _figures(dense: EvaluatedModel, one: EvaluatedModel) -> tuple[Figure, ...]:
     figures: list[Figure] = []
     if one.cost is not None and dense.cost is not None:
         before, after = dense.cost, one.cost
+        macs, dense_macs = (_short(cost.macs / cost.batch_size) for cost in (after, before))
         figures += [
             Figure("Parameters", _short(after.params), _short(before.params), f"{after.params / before.params:.1%}"),
-            Figure("Multiply-adds", _short(after.macs), _short(before.macs), f"{after.macs / before.macs:.1%}"),
+            Figure("Multiply-adds", macs, dense_macs, f"{after.macs / before.macs:.1%}, of one sample"),
             Figure("Size", format_bytes(after.bytes), format_bytes(before.bytes)),
             Figure(
                 "Latency",
@@ -193,7 +199,7 @@ def _compared(evaluation: Evaluation) -> Table:
             (f"Multiply-adds, batch of {costs[0].batch_size}", *(f"{cost.macs:,}" for cost in costs)),
             ("Bytes", *(f"{cost.bytes:,}" for cost in costs)),
             (
-                f"Latency, batch of {costs[0].batch_size}, {costs[0].latency.threads} threads",
+                f"Latency, batch of {costs[0].batch_size}, {_counted(costs[0].latency.threads, 'thread')}",
                 *(f"{cost.latency.median_ms:.2f} ms" for cost in costs),
             ),
         ]
@@ -204,7 +210,11 @@ def _compared(evaluation: Evaluation) -> Table:
         rows.append(("Right class", *(f"{one.accuracy.mean:.1%}" for one in models if one.accuracy)))
     errors = ["reference" if one.paired is None else f"{one.paired.mean_latent_mse:.5f}" for one in models]
     rows.append(("Mean squared error of latents", *errors))
-    return Table("Before and after", ("", *(one.name for one in models)), tuple(rows))
+    columns = ("", *(one.name for one in models))
+    if len(models) <= _SIDE_BY_SIDE:
+        return Table("Before and after", columns, tuple(rows))
+    measures, turned = ("", *(row[0] for row in rows)), zip(columns[1:], *(row[1:] for row in rows), strict=True)
+    return Table("Before and after", measures, tuple(turned))
 
 
 def _units(kinds: Mapping[str, tuple[int, int]]) -> Table:
@@ -256,6 +266,10 @@ def _machine(machine: Machine) -> dict[str, str]:
 
 def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _short(count: float) -> str:

@@ -211,9 +211,10 @@ class _Run:
         sampling, judges, classifier = sampling_of(self.model, self.generator)
         of_seed = {seed: codes[index % len(asked)] for index, seed in enumerate(sampling.seeds)}
         networks: dict[str, nn.Module] = {}
-        for name, (cut, trained) in made.items():
-            each = (f"{name}, cut", cut), (f"{name}, trained", trained)
-            networks |= {label: RoutedNetwork(one) if name == ROUTED else one.networks[0].module for label, one in each}
+        for state, place in (("trained", 1), ("cut", 0)):
+            for name, pair in made.items():
+                one = pair[place]
+                networks[f"{name}, {state}"] = RoutedNetwork(one) if name == ROUTED else one.networks[0].module
         with self.steps("evaluate"):
             evaluation, pictures = evaluate(
                 self.model.network,

@@ -77,7 +77,7 @@ def test_it_ends_in_a_folder_that_serves_and_goes_on_where_it_stopped(
     assert all(torch.equal(*pair) for pair in zip(weights(experts), weights(whole), strict=True))
 
     names = [one.name for one in record.evaluation.candidates]
-    assert names == ["experts, cut", "experts, trained", "one network, cut", "one network, trained"]
+    assert names == ["experts, trained", "one network, trained", "experts, cut", "one network, cut"]
     assert set(record.routers) == {ROUTED, ONE} and len(record.routers[ONE].experts) == 1
     assert set(record.routes) == set(PROMPTS)
     for name in ("index.html", "samples.png", "router.json", "router.md", "recipe.yaml"):
