@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def load(folder: str | os.PathLike[str], **options: Any) -> Any:
     return _model_class(folder, {}).from_pretrained(folder).eval()
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """While the context is open, diffusers does not say that a component is missing, which is written afterwards."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def save_pipeline(
     pipeline: Any, networks: Mapping[str, Network], folder: str | os.PathLike[str], **options: Any
 ) -> None:
@@ -138,7 +152,8 @@ def save_pipeline(
     index = {name: pipeline.config[name] for name in networks}
     try:
         pipeline.register_modules(**dict.fromkeys(networks))
-        pipeline.save_pretrained(folder)
+        with _without_warnings():
+            pipeline.save_pretrained(folder)
     finally:
         pipeline.register_modules(**kept)
     entries = read_json(folder / MODEL_INDEX)
