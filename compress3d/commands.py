@@ -295,11 +295,7 @@ def _configure_nerf_train(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--levels", type=count, default=8, metavar="L", help="levels of the hash grid (default: 8)")
     parser.add_argument(
-        "--log2-table",
-        type=count,
-        default=17,
-        metavar="N",
-        help="the most rows of a level, as a power of two, 8 to 22 (default: 17)",
+        "--log2-table", type=count, default=17, metavar="N", help="most rows of a level are 2^N, 8 to 22 (default: 17)"
     )
     _add_training(parser)
 
@@ -310,12 +306,8 @@ def _configure_nerf_render(parser: ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write; several views are numbered"
     )
     parser.add_argument("--camera", type=Path, metavar="FILE.json", help="views (width, height, K or Ks, viewmats)")
-    parser.add_argument(
-        "--orbit",
-        type=argument_type(_parse_count),
-        metavar="K",
-        help="K views around the field's cube (default: 1, when there is no --camera)",
-    )
+    count = argument_type(_parse_count)
+    parser.add_argument("--orbit", type=count, metavar="K", help="K views around (default: 1, without a --camera)")
     parser.add_argument("--up", **_UP)
     _add_picture_size(parser)
 

@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from compress3d.captures import Capture
+from compress3d.nerf.occupancy import Occupancy
 from compress3d.nerf.rays import Box
 
 _COARSE = 64
@@ -45,6 +46,16 @@ def box_of(capture: Capture) -> Box:
     corner = torch.tensor(loose.low) + loose.side * ((low + high) / 2 - side / 2)
     x, y, z = corner.tolist()
     return Box((x, y, z), loose.side * side)
+
+
+def possible_cells(capture: Capture, box: Box, resolution: int) -> Occupancy:
+    """The cells of a box that the photographs' silhouettes leave, where they have alpha; else all."""
+    if capture.alphas is None:
+        return Occupancy(resolution)
+    hull = visual_hull(capture, box, resolution // 2)
+    for dim in range(3):
+        hull = hull.repeat_interleave(2, dim)
+    return Occupancy(resolution, hull)
 
 
 def visual_hull(capture: Capture, box: Box, resolution: int) -> Bool[Tensor, "R R R"]:

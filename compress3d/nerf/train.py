@@ -17,12 +17,12 @@ from torch.nn.functional import huber_loss, mse_loss
 from torch.optim import Optimizer
 
 from compress3d.captures import Capture
-from compress3d.nerf.bounds import box_of, visual_hull
+from compress3d.nerf.bounds import box_of, possible_cells
 from compress3d.nerf.evaluate import Quality, quality_to_photographs
 from compress3d.nerf.field import Field, new_field
 from compress3d.nerf.levels import grid_levels
 from compress3d.nerf.march import Stride
-from compress3d.nerf.occupancy import Occupancy, step_of
+from compress3d.nerf.occupancy import step_of
 from compress3d.nerf.pixels import draw_pixels
 from compress3d.nerf.rays import Box
 from compress3d.nerf.render import render, render_rays, trace
@@ -282,7 +282,7 @@ class FieldTraining(lightning.LightningModule):
             training.features,
             hidden=training.hidden,
             color_layers=training.color_layers,
-            occupancy=_possible_cells(capture, self.seen, box, training.occupancy),
+            occupancy=possible_cells(capture.subset(self.seen), box, training.occupancy),
             seed=training.seed,
         )
         self.rays_per_step = max(_FEWEST_RAYS, training.samples // 32)
@@ -384,16 +384,6 @@ class FieldTraining(lightning.LightningModule):
         ours = render_rays(self.field, pixels.rays(self.field.box)).over(background).clamp(0, 1)
         error = ((ours - pixels.colors(background)).square() * weights).sum() / (3 * weights.sum().clamp_min(1e-6))
         return float(-10 * torch.log10(error.clamp_min(1e-12)))
-
-
-def _possible_cells(capture: Capture, seen: list[int], box: Box, resolution: int) -> Occupancy:
-    """Cells that silhouettes leave, where there are some; else all."""
-    if capture.alphas is None:
-        return Occupancy(resolution)
-    hull = visual_hull(capture.subset(seen), box, resolution // 2)
-    for dim in range(3):
-        hull = hull.repeat_interleave(2, dim)
-    return Occupancy(resolution, hull)
 
 
 def _spared(train: list[int]) -> tuple[list[int], list[int]]:
