@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from meshes import chair, renderer
+from meshes import chair, renderer, voxels
 from meshes.settings import Settings
 from parts import measure, names_of, parts_left, read_results
 from peers import ROOT, SHARED
@@ -18,7 +18,7 @@ from peers import ROOT, SHARED
 from secateur.console import console
 from secateur.report.record import describe_machine
 
-SECTIONS = {"chair": chair.jobs, "renderer": renderer.jobs}
+SECTIONS = {"chair": chair.jobs, "voxels": voxels.jobs, "renderer": renderer.jobs}
 PACKAGES = ("secateur", "torch", "numba", "open3d-cpu", "numpy", "scipy")
 
 

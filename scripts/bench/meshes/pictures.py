@@ -32,6 +32,25 @@ def draw_meshes(meshes: dict[str, Mesh], silhouettes: Silhouettes, path: Path, v
         figure.savefig(temporary, dpi=100)
 
 
+def draw_points(clouds: dict[str, tuple[Tensor, Tensor]], camera: Cameras, width: float, path: Path) -> None:
+    """A column for each cloud: (N, 3) points as squares of `width` world units, of (N, 3) colours."""
+    figure = Figure(figsize=(3 * len(clouds), 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(clouds)))
+    for axis, (name, (points, colours)) in zip(axes, clouds.items(), strict=True):
+        seen = points @ camera.viewmats[0, :3, :3].T + camera.viewmats[0, :3, 3]
+        pixels = ((seen @ camera.Ks[0].T)[:, :2] / seen[:, 2:]).numpy()
+        order = torch.argsort(seen[:, 2], descending=True).numpy()
+        # Squares in points of print: three inches are the image's width, 72 points an inch.
+        side = float(camera.Ks[0, 0, 0]) * width / seen[:, 2].numpy() * 3 * 72 / camera.width
+        axis.scatter(*pixels[order].T, s=(1.4 * side[order]) ** 2, c=colours.numpy()[order], marker="s", linewidths=0)
+        axis.set(xlim=(0, camera.width), ylim=(camera.height, 0), aspect="equal")
+        axis.set_axis_off()
+        axis.set_title(f"{name}\n{len(points):,} voxels", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
 def shaded(mesh: Mesh, camera: Cameras, alpha: Tensor, points: int = 600_000) -> Tensor:
     """(H, W, 3) in [0, 1] on white."""
     places, numbers = _points_by_face(mesh, points)
