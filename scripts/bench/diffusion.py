@@ -14,7 +14,7 @@ from typing import Any
 # The package that is measured has this file's name, and Python looks into a script's own folder first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from denoisers import blocks, dense, grids, one_shot, recovered, speed, training_free
+from denoisers import blocks, dense, experts, grids, one_shot, recovered, speed, training_free
 from denoisers.pictures import draw_all
 from denoisers.settings import Settings
 from denoisers.subjects import SUBJECTS
@@ -30,6 +30,7 @@ SECTIONS = {
     "recovered": recovered.jobs,
     "blocks": blocks.jobs,
     "training_free": training_free.jobs,
+    "experts": experts.jobs,
 }
 PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "numpy", "scipy")
 

@@ -117,3 +117,9 @@ def test_plots_are_drawn_from_the_json_alone(bench: Callable[[str], ModuleType],
     drawn = bench("denoisers.pictures").draw_all(json.loads(json.dumps(results())), tmp_path)
     assert [path.name for path in drawn] == ["diffusion_digits_dit.png"]
     assert drawn[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_experts_are_of_models_of_prompts(bench: Callable[[str], ModuleType]) -> None:
+    settings = bench("denoisers.settings").Settings((NAME, "fashion-unet"), quick=True)
+    names = list(bench("denoisers.experts").jobs(settings))
+    assert names == ["fashion-unet: codes 1: seed 0", "fashion-unet: codes 4: seed 0"]
