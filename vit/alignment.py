@@ -94,8 +94,10 @@ class Alignment(lightning.LightningModule):
             teacher, terms = self.lessons[index].teacher, self.lessons[index].terms
             if id(teacher) not in taught:
                 taught[id(teacher)] = _taught(teacher, images, names)
-            for term, maps in zip(terms, self.maps[index], strict=True):  # type: ignore[arg-type]
-                total = total + weights[index] * term.weight * term.loss(student, taught[id(teacher)], maps)
+            maps = self.maps[index]
+            assert isinstance(maps, nn.ModuleList)
+            for term, own in zip(terms, maps, strict=True):
+                total = total + weights[index] * term.weight * term.loss(student, taught[id(teacher)], own)
         return total
 
     def training_step(self, batch: Any, step: int) -> Float[Tensor, ""]:

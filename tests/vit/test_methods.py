@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.allocation import Allocator, Budget, allocate, allocate_knapsack, allocate_per_group
 from secateur.distortion import RateDistortion, measure_curves
+from secateur.greedy import Stage, prune_greedily
 from secateur.importance import (
     Fisher,
     HessianDiagonal,
@@ -23,11 +24,13 @@ from secateur.importance import (
     Magnitude,
     MaskHessian,
     MaskTaylor,
+    Random,
     Supervised,
     Taylor,
 )
 from secateur.importance.movement import Movement
 from secateur.surgery import Network
+from secateur.surgery.cost import count_macs
 from secateur.surgery.layers import named_tensors
 from secateur.surgery.network import rows_of
 from secateur.training import fit
@@ -40,7 +43,10 @@ from tests.contracts import (
     assert_same,
     assert_scores_fit,
 )
+from tests.vit.digits import accuracy, pictures, trained
 from tests.vit.models import first_output, inputs, random_model, run
+from vit.inputs import example_inputs
+from vit.tasks.task import logits_of
 from vit.units import Kind, prunable
 
 FAMILIES = ("vit", "deit", "dinov2", "swin", "sam")
@@ -212,3 +218,90 @@ def test_allocators_keep_their_contracts(family: str) -> None:
         keep = allocator(scores, target.groups(), budgets[1])
         largest = float(run(family)(target).abs().max())
         assert_mask_equals_cut(target, keep, run(family), atol=1e-5 * max(1.0, largest))
+
+
+SEEDS = (0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow))
+"""Of the trained models."""
+
+LEARNED: tuple[Criterion, ...] = (
+    Taylor(),
+    Taylor("square"),
+    Taylor("abs", second=HessianProduct()),
+    Fisher(),
+    HessianTrace(HessianDiagonal(samples=8, absolute=True)),
+    MaskTaylor("square"),
+    MaskHessian(samples=8),
+)
+
+
+@cache
+def reader(seed: int) -> Network:
+    model = trained(seed)
+    return prunable(model, ("heads", "neurons"), example_inputs(model))
+
+
+@cache
+def labelled() -> Supervised:
+    """128 pictures that the model was trained on, in batches of 8."""
+    data = pictures()[0].subset(slice(128))
+    batches = [(batch["pixel_values"], batch["labels"]) for batch in data.in_order(8)]
+    return Supervised(batches, lambda output, labels: nn.functional.cross_entropy(logits_of(output), labels))
+
+
+def remaining(target: Network, scores: Scores, allocator: Allocator, share: float) -> float:
+    """Accuracy of what is left, without any training, of a share of the units' multiply-adds."""
+    return accuracy(target.cut(allocator(scores, target.groups(), Budget(share=share, cost="macs"))).module)
+
+
+@cache
+def at_random(seed: int, allocator: Allocator, share: float) -> float:
+    """Mean accuracy over three random choices by the same allocator."""
+    target = reader(seed)
+    return sum(remaining(target, Random(draw).score(target), allocator, share) for draw in range(3)) / 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("criterion", LEARNED, ids=repr)
+def test_what_the_loss_tells_is_worth_more_than_chance(criterion: Criterion, seed: int) -> None:
+    target = reader(seed)
+    scores = criterion.score(target, labelled())
+    for share, margin in ((0.7, 0.04), (0.5, 0.2)):
+        assert remaining(target, scores, allocate_knapsack, share) > at_random(seed, allocate_knapsack, share) + margin
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_measured_distortion_splits_the_budget_better_than_chance(seed: int) -> None:
+    target = reader(seed)
+    pixels = pictures()[0].subset(slice(128)).pixel_values()
+    scores = Magnitude(2.0).score(target)
+    curves = measure_curves(target, lambda network: logits_of(network(pixels)), scores, steps=8)
+    for share, margin in ((0.7, 0.1), (0.5, 0.2)):
+        left = remaining(target, scores, RateDistortion(curves), share)
+        assert left > at_random(seed, allocate_per_group, share) + margin
+        assert left > remaining(target, scores, allocate_per_group, share) + margin / 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_depth_and_then_width_without_training_beat_chance(seed: int) -> None:
+    """MultiPruner's stages in its shares: attentions and feed-forwards, neurons by eights, heads."""
+    model, data = trained(seed), pictures()[0].subset(slice(128))
+    target = prunable(model, ("heads", "neurons", "attentions", "feed_forwards"), example_inputs(model))
+    whole = sum(float(group.cost["macs"].sum()) for group in reader(seed).groups())
+    pixels = data.pixel_values()
+
+    def loss(network: Network) -> float:
+        return float(nn.functional.cross_entropy(logits_of(network(pixels)), data.labels))
+
+    for share, margin in ((0.7, 0.05), (0.5, 0.15)):
+        gone = (1 - share) * whole
+        stages = [
+            Stage(lambda group: group.name.endswith((".attention", ".mlp")), 0.44 * gone, "macs"),
+            Stage(lambda group: group.name.endswith(".neurons"), 0.96 * gone, "macs", chunk=8),
+            Stage(lambda group: group.name.endswith(".heads"), gone, "macs"),
+        ]
+        small, steps = prune_greedily(target, stages, loss)
+        assert [step.stage for step in steps] == sorted(step.stage for step in steps)
+        assert count_macs(small.module, example_inputs(model)) < (0.03 + share) * count_macs(
+            model, example_inputs(model)
+        )
+        assert accuracy(small.module) > at_random(seed, allocate_per_group, share) + margin
