@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 
@@ -24,6 +25,8 @@ def load_open3d() -> ModuleType:
             f"this needs open3d ({error}): pip install 'secateur[mesh]', and on Debian or Ubuntu apt-get install "
             "libgl1 libusb-1.0-0 libgomp1"
         ) from error
+    # Numba would take the TBB that open3d brings for one of its own, find it too old, and warn at the first kernel.
+    numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue"]
     return open3d
 
 

@@ -97,6 +97,28 @@ def test_a_binary_list_that_runs_out_of_the_file_is_refused(tmp_path: Path) -> N
         read_mesh(path)
 
 
+@pytest.mark.parametrize("suffix", [".ply", ".stl", ".obj"])
+def test_bytes_that_changed_on_the_way_give_a_mesh_or_a_reason(tmp_path: Path, suffix: str) -> None:
+    needs_open3d()
+    path = tmp_path / f"worn{suffix}"
+    write_mesh(torus(around=6, across=4), path)
+    whole, generator = path.read_bytes(), torch.Generator().manual_seed(0)
+    for _ in range(60):
+        worn = bytearray(whole)
+        for place in torch.randint(len(worn), (4,), generator=generator).tolist():
+            worn[place] = int(torch.randint(256, (1,), generator=generator))
+        length = (
+            len(worn)
+            if torch.rand(1, generator=generator) < 0.7
+            else int(len(worn) * float(torch.rand(1, generator=generator)))
+        )
+        path.write_bytes(worn[:length])
+        try:
+            assert len(read_mesh(path)) >= 0
+        except ValueError as error:
+            assert path.name in str(error)
+
+
 @pytest.mark.parametrize("content", [b"", b"solid nothing\nendsolid", b"v 1 2\nf 1 2 3", b"\x00" * 80 + b"\xff" * 4])
 @pytest.mark.parametrize("suffix", [".obj", ".stl", ".ply"])
 def test_what_is_no_mesh_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
