@@ -26,7 +26,7 @@ def load_open3d() -> ModuleType:
             "libgl1 libusb-1.0-0 libgomp1"
         ) from error
     # Numba would take the TBB that open3d brings for one of its own, find it too old, and warn at the first kernel.
-    numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue"]
+    numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]  # type: ignore[attr-defined]
     return open3d
 
 
