@@ -95,7 +95,10 @@ class DiffusionEvaluator:
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is a folder of a pipeline or of a single network of diffusers."""
-        return (path / "model_index.json").is_file() or (path / "config.json").is_file()
+        if (path / "model_index.json").is_file():
+            return True
+        config = path / "config.json"
+        return config.is_file() and b'"_class_name"' in config.read_bytes()
 
 
 DIFFUSION = CommandGroup(

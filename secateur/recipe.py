@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -181,9 +182,13 @@ def _build(kind: type[R], values: Mapping[str, Any], lines: Mapping[Key, int], p
 
 
 def _value(hint: Any, value: Any) -> Any:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    return parser.instantiate(parser.parse_object({"value": value})).value
+    def build() -> Any:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--value", type=hint)
+        return parser.instantiate(parser.parse_object({"value": value})).value
+
+    # What a command line's parser leaves behind in its context must not change how a recipe is read.
+    return Context().run(build)
 
 
 def _guilty(key: Key, value: Any, message: str) -> Key:

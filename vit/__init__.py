@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vit.inputs import example_inputs
     from vit.models import load_model
-    from vit.saving import load, save
+    from vit.pruned import load
+    from vit.saving import save
     from vit.units import prunable
 
 _PLACES = {
     "example_inputs": "vit.inputs",
-    "load": "vit.saving",
+    "load": "vit.pruned",
     "load_model": "vit.models",
     "prunable": "vit.units",
     "save": "vit.saving",

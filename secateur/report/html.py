@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from secateur.report.page import Cell, Figure, Meter, Page, Result, Table
+from secateur.report.page import Cell, Drawing, Figure, Meter, Page, Result, Table
 from secateur.report.pictures import data_uri, error_scale, heat_map, palette_stops
 from secateur.report.plot import render_plot
 
@@ -105,7 +105,22 @@ def _sections(page: Page) -> str:
         for index, result in enumerate(page.results)
         for table in result.tables
     )
-    return plot + own
+    drawn = "".join(
+        _drawing(drawing, f' data-for="{index}"{_hidden(index)}')
+        for index, result in enumerate(page.results)
+        for drawing in result.drawings
+    )
+    return plot + drawn + own
+
+
+def _drawing(drawing: Drawing, attributes: str) -> str:
+    height, width = drawing.image.shape[:2]
+    note = f'<p class="note">{escape(drawing.note)}</p>' if drawing.note else ""
+    picture = (
+        f'<img class="drawing" alt="{escape(drawing.title, quote=True)}" width="{width}" height="{height}" '
+        f'src="{data_uri(drawing.image)}">'
+    )
+    return f"<section{attributes}><h2>{escape(drawing.title)}</h2>{picture}{note}</section>"
 
 
 def _table(table: Table, attributes: str) -> str:

@@ -63,6 +63,15 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture that stands for itself, with nothing to compare it with: a chart, samples."""
+
+    title: str
+    image: Image
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One result: its key figures and tables, and for each view its picture, that picture's errors and a word on it."""
 
@@ -72,6 +81,7 @@ class Result:
     errors: tuple[Errors, ...]
     captions: tuple[str, ...]
     tables: tuple[Table, ...]
+    drawings: tuple[Drawing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,201 @@
+"""What the commands on vision transformers do, and how they show it. Their arguments are in `vit/commands.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.table import Table
+
+from secateur.allocation import unit_costs
+from secateur.console import console, progress_bar
+from secateur.quantities import format_bytes
+from secateur.recipe import read_recipe
+from secateur.surgery.network import Network
+from secateur.surgery.plan import Size, measure
+from vit.choose import demo_folder, find_model, is_pruned
+from vit.evaluate import Evaluation, evaluate
+from vit.images import PREPROCESSOR
+from vit.inputs import example_inputs
+from vit.models import LoadedModel
+from vit.prune import DryRun, Pruning, dry_run, prune
+from vit.pruned import TOKENS, count_patches, load
+from vit.recipe import VitRecipe
+from vit.report import write_evaluation
+from vit.sources import DemoImages, ImageFolders, check_images
+from vit.units import Kind, prunable
+
+
+@dataclass(frozen=True, slots=True)
+class UnitKind:
+    """The units of one kind.
+
+    Args:
+        groups: in how many groups they are.
+        units: how many they are.
+        params: parameters that they own together.
+        macs: multiply-adds of a forward of one image that they take.
+    """
+
+    groups: int
+    units: int
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is in a model.
+
+    Args:
+        model: its id.
+        network: class of transformers.
+        pruned: whether something was cut from it.
+        reduced: whether its tokens go on the way.
+        patches: of an image.
+        size: of the network on all tokens, multiply-adds of one image.
+        units: what may go, by kind; units of some kinds lie within those of others.
+    """
+
+    model: str
+    network: str
+    pruned: bool
+    reduced: bool
+    patches: int
+    size: Size
+    units: dict[str, UnitKind]
+
+
+def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | DryRun:
+    """`secateur vit prune`."""
+    file = read_recipe(recipe, VitRecipe)
+    if dry_run:
+        return _dry_run(file)
+    with progress_bar() as report:
+        return prune(file, output, report)[1]
+
+
+_dry_run = dry_run  # the flag has the function's name
+
+
+def show_pruning(record: Pruning | DryRun) -> None:
+    """Print what was done, or would be."""
+    verb = "would be pruned" if isinstance(record, DryRun) else "pruned"
+    table = _table(f"{record.model}, {verb}", "", "parameters", "multiply-adds", "size", "patches")
+    dense = record.dense
+    table.add_row("dense", f"{dense.params:,}", f"{dense.macs:,}", format_bytes(dense.bytes), "")
+    for step in record.steps:
+        tokens = "" if step.tokens is None else " ".join(map(str, step.tokens))
+        table.add_row(
+            step.name, *_beside(step.size.params, dense.params), *_beside(step.size.macs, dense.macs),
+            format_bytes(step.size.bytes), tokens,
+        )  # fmt: skip
+    console.print(table)
+    if isinstance(record, Pruning):
+        show_evaluation(record.evaluation)
+
+
+def _beside(after: int | None, before: int | None) -> tuple[str]:
+    return (f"{after:,} ({after / before:.1%})" if after and before else "",)
+
+
+def describe_model(model: str, architecture: str | None) -> ModelInfo:
+    """`secateur vit info`."""
+    source = find_model(model, architecture)
+    network = source.on_meta()
+    inputs = example_inputs(network)
+    units: dict[str, UnitKind] = {}
+    refused = ""
+    for kind in get_args(Kind):
+        try:
+            found = prunable(network, [kind], inputs, min_keep=0)
+        except ValueError as error:
+            refused = str(error)
+            continue  # this network has none of these
+        groups = found.groups()
+        params, macs = (sum(float(unit_costs(group, cost).sum()) for group in groups) for cost in ("params", "macs"))
+        units[kind] = UnitKind(len(groups), sum(group.size for group in groups), round(params), round(macs))
+    if not units:
+        raise ValueError(f"{model}: {refused}")
+    size = measure(Network(network, (), inputs))
+    reduced = source.folder is not None and (source.folder / TOKENS).is_file()
+    return ModelInfo(model, type(network).__name__, is_pruned(source), reduced, count_patches(network), size, units)
+
+
+def show_info(info: ModelInfo) -> None:
+    """Print what is in a model."""
+    marks = f"{', pruned' if info.pruned else ''}{', tokens reduced' if info.reduced else ''}"
+    table = _table(f"{info.model}: {info.network}{marks}", "units", "groups", "count", "parameters", "multiply-adds")
+    for kind, found in info.units.items():
+        shares = (f"{found.params / info.size.params:.1%}", f"{found.macs / (info.size.macs or 1):.1%}")
+        table.add_row(kind.replace("_", "-"), f"{found.groups:,}", f"{found.units:,}", *shares)
+    table.add_row("patches", "", f"{info.patches:,}", "", "")
+    table.add_row("the whole", "", "", f"{info.size.params:,}", f"{info.size.macs:,}")
+    console.print(table)
+
+
+def evaluate_folders(
+    reference: Path,
+    candidates: list[Path],
+    output: Path,
+    data: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+) -> Evaluation:
+    """`secateur vit evaluate`, and `secateur evaluate` for folders of vision transformers."""
+    with progress_bar() as report:
+        report(0.0, "loading")
+        dense = _loaded(reference)
+        others = {_name(path, candidates): _loaded(path).network for path in candidates}
+        source = DemoImages(data) if data in (None, "fashion", "digits") and data else None  # type: ignore[arg-type]
+        images = (source or (DemoImages() if data is None else ImageFolders(Path(data)))).gather(dense).test
+        check_images(images, dense)
+        batch_size = 32 if batch is None else batch
+        if batch_size < 1 or (threads is not None and threads < 1):
+            raise ValueError(f"--batch and --threads must be at least 1, got {batch_size} and {threads}")
+        record, pictures = evaluate(
+            dense.network, others, images, batch_size=batch_size, threads=threads or 1, report=report
+        )
+    write_evaluation(record, pictures, output, reference.name)
+    return record
+
+
+def _loaded(path: Path) -> LoadedModel:
+    folder = Path(demo_folder(str(path)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    preprocessor = folder / PREPROCESSOR
+    return LoadedModel(str(path), load(folder).to(device), None, preprocessor if preprocessor.is_file() else None)
+
+
+def show_evaluation(record: Evaluation) -> None:
+    """Print what was measured, model by model."""
+    models = (record.reference, *record.candidates)
+    table = _table(f"Against the dense model, {record.images:,} images", "", *(one.name for one in models))
+    answers = [one.classified for one in models if one.classified]
+    if answers:
+        table.add_row("accuracy", *(f"{one.accuracy:.2%}" for one in answers))
+        table.add_row("agreement", *(f"{one.agreement:.2%}" for one in answers))
+    else:
+        table.add_row("error of the embedding", *(f"{one.embedding_error:.4f}" for one in models))
+    cost = record.reference.cost
+    speed = f"images/s, batch of {cost.batch_size}, threads: {cost.latency.threads}"
+    table.add_row(speed, *(f"{one.images_per_second:,.0f}" for one in models))
+    table.add_row("multiply-adds, one image", *(f"{one.macs:,}" for one in models))
+    table.add_row("parameters", *(f"{one.cost.params:,}" for one in models))
+    table.add_row("bytes", *(format_bytes(one.cost.bytes) for one in models))
+    console.print(table)
+
+
+def _name(path: Path, candidates: list[Path]) -> str:
+    """What a candidate is called: its folder's name, or its path where two have the same."""
+    return path.name if [one.name for one in candidates].count(path.name) == 1 else str(path)
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table: Any = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

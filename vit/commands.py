@@ -1,0 +1,100 @@
+"""The commands of this package and their arguments. What they do is in `cli.py`, imported when one of them runs: help
+must not wait for torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from secateur.cli import Command, CommandGroup
+
+_IMAGES: dict[str, dict[str, Any]] = {
+    "--data": {
+        "metavar": "IMAGES",
+        "help": "images to judge by: a folder with a folder a class, or fashion or digits (default: fashion)",
+    },
+    "--batch": {"type": int, "metavar": "N", "help": "images at a time, also while models are timed (default: 32)"},
+    "--threads": {"type": int, "metavar": "N", "help": "that torch may use while models are timed (default: 1)"},
+}
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """A function of `cli.py`, looked up when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module("vit.cli"), name)(*arguments, **options)
+
+    return call
+
+
+def _configure_prune(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to prune, how and how far")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder of the result (default: the recipe's output)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would be left: nothing is loaded and nothing written"
+    )
+
+
+def _configure_info(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="a folder, a demo model (fashion-vit), or a repository of the hub"
+    )
+    parser.add_argument("--architecture", metavar="CLASS", help="class of transformers (default: the configuration's)")
+
+
+def _configure_evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("reference", type=Path, metavar="DENSE", help="what candidates are measured against")
+    parser.add_argument("candidates", type=Path, nargs="+", metavar="PRUNED", help="what is measured")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
+    for flag, how in _IMAGES.items():
+        parser.add_argument(flag, **how)
+
+
+class VitEvaluator:
+    """Compares pruned vision transformers with the one that they stand for."""
+
+    options: Mapping[str, Mapping[str, Any]] = _IMAGES
+    run = staticmethod(_later("evaluate_folders"))
+    show = staticmethod(_later("show_evaluation"))
+
+    def accepts(self, path: Path) -> bool:
+        """Whether `path` is a folder of a model of transformers."""
+        try:
+            fields = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(fields, dict) and "model_type" in fields
+
+
+VIT = CommandGroup(
+    "prune vision transformers by recipes: heads, neurons, blocks, tokens",
+    {
+        "prune": Command(
+            "carry out a recipe: cut, drop tokens, recover, evaluate and save; a run that was stopped goes on",
+            _configure_prune,
+            _later("prune_recipe"),
+            _later("show_pruning"),
+        ),
+        "info": Command(
+            "say what is in a model: parameters, multiply-adds, units that can go, tokens",
+            _configure_info,
+            _later("describe_model"),
+            _later("show_info"),
+        ),
+        "evaluate": Command(
+            "measure pruned models against the dense one: accuracy, agreement, sizes, images per second, and a page",
+            _configure_evaluate,
+            _later("evaluate_folders"),
+            _later("show_evaluation"),
+        ),
+    },
+)
+
+VIT_EVALUATOR = VitEvaluator()
