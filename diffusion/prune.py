@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from diffusion.block_removal import Student, remove_blocks
-from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of, read_prompts
+from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
 from diffusion.choose import Target, choose, dropped, find_target, floored, meets
 from diffusion.data import Samples
 from diffusion.estimate import Estimate, estimate, refuse_too_large
@@ -30,7 +30,7 @@ from diffusion.recipe import Budget, DiffusionRecipe, Model
 from diffusion.recovering import recover
 from diffusion.repair import repair
 from diffusion.report import write_page
-from diffusion.sample_file import SAMPLES
+from diffusion.run_stages import gathered, identities
 from diffusion.saving import save, save_pipeline
 from diffusion.train import DenoisingTask
 from diffusion.units import prunable
@@ -173,7 +173,7 @@ class _Run:
         with self.steps("load"):
             report(0.02, "loading")
             self.model = load(file.recipe.model)
-            self.stages = Stages.within(output, _identities(file.recipe, self.model.hashes()))
+            self.stages = Stages.within(output, identities(file.recipe, self.model.hashes()))
         self.generator = Generator(self.model, file)
         self.task = DenoisingTask(noising_of(self.model), file.recipe.recovery.weighting)
         self.student: Student | None = None
@@ -336,19 +336,6 @@ class _Run:
             save_pipeline(self.model.pipeline, {self.model.component: small}, self.output, **options)
 
 
-def gathered(stages: Stages, file: RecipeFile[DiffusionRecipe], model: LoadedModel, generator: Generator) -> Samples:
-    """The clean latents of a recipe, kept among its stages.
-
-    Raises:
-        ValueError: they cannot be gathered: with the recipe's line.
-    """
-    options = file.recipe.calibration
-    # Other noise than the trajectories that scores are taken on.
-    draw = lambda count: generator.trajectories(count, seed=options.seed + 1)  # noqa: E731
-    with file.blaming("calibration", "data"):
-        return stages.kept("samples", SAMPLES, lambda: options.data.gather(model, draw))
-
-
 def save_plain(network: Any, model: LoadedModel, folder: Path) -> None:
     """Write a network that diffusers' configuration describes, in the place of the model's in its pipeline."""
     if model.pipeline is None:
@@ -388,21 +375,6 @@ def to_the_budget(criterion: Criterion, target: Target, budget: Budget | None = 
     if isinstance(criterion, GreedyLatentShift) and criterion.enough is None and budget is not None:
         return replace(criterion, enough=meets(target, budget))
     return criterion
-
-
-def _identities(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What each stage depends on."""
-    held = {field.name: to_plain(getattr(recipe, field.name)) for field in fields(recipe)}
-    data = depends_on(recipe, hashes)
-    scores = {**data, "units": held["units"], "criterion": repr(recipe.criterion), "budget": held["budget"]}
-    recovery = {**scores, "repair": held["repair"], "recovery": held["recovery"]}
-    return {"samples": data, "scores": scores, "recovery": recovery}
-
-
-def depends_on(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What every stage depends on: model and calibration, what files hold that these name, and the model's weights."""
-    held = {name: to_plain(getattr(recipe, name)) for name in ("model", "calibration")}
-    return {"weights": dict(hashes), "prompts": read_prompts(recipe.calibration), **held}
 
 
 def _by_kind(target: Target, keep: Keep) -> dict[str, tuple[int, int]]:

@@ -27,9 +27,10 @@ from diffusion.evaluate import Evaluation, evaluate
 from diffusion.inputs import example_inputs
 from diffusion.judging import asked_of, sampling_of
 from diffusion.prompting import Classes
-from diffusion.prune import PACKAGES, depends_on, gathered, load
+from diffusion.prune import PACKAGES, load
 from diffusion.recipe import DiffusionRecipe
 from diffusion.report import write_experts_page
+from diffusion.run_stages import depends_on, gathered
 from diffusion.scores import LatentSource
 from diffusion.train import DenoisingTask
 from diffusion.units import prunable
