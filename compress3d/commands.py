@@ -67,7 +67,8 @@ def _parse_share(value: Any) -> float:
     return share
 
 
-def _parse_pixels(value: Any) -> int:
+def parse_pixels(value: Any) -> int:
+    """A number of pixels, from 1 to 16384."""
     if not str(value).isdecimal() or not 1 <= int(value) <= 16384:
         raise ValueError(f"{value!r} is not a number of pixels from 1 to 16384")
     return int(value)
@@ -86,7 +87,8 @@ def _parse_whole(value: Any) -> int:
     return int(text)
 
 
-def _parse_kept(value: Any) -> str:
+def parse_kept(value: Any) -> str:
+    """The text of a share or a count to keep, checked."""
     parse_keep(value)
     return str(value)
 
@@ -217,7 +219,7 @@ def _add_capture(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--long-side",
-        type=argument_type(_parse_pixels),
+        type=argument_type(parse_pixels),
         metavar="PIXELS",
         help="make photographs smaller, to this long side",
     )
@@ -236,7 +238,7 @@ def _add_training(parser: ArgumentParser) -> None:
 
 
 def _add_picture_size(parser: ArgumentParser) -> None:
-    pixels = argument_type(_parse_pixels)
+    pixels = argument_type(parse_pixels)
     parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
     parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
 
@@ -276,7 +278,7 @@ def _configure_train(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=argument_type(_parse_kept),
+        type=argument_type(parse_kept),
         metavar="SHARE",
         help="what pruning while training leaves: a share (25%%, 0.25) or a count (20000, 20k) of Gaussians",
     )

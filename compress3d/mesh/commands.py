@@ -10,8 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from compress3d.commands import parse_kept, parse_pixels
 from secateur.cli import Command, CommandGroup, argument_type
-from secateur.quantities import parse_keep
 
 
 def _later(name: str) -> Callable[..., Any]:
@@ -21,11 +21,6 @@ def _later(name: str) -> Callable[..., Any]:
         return getattr(import_module("compress3d.mesh.cli"), name)(*arguments, **options)
 
     return call
-
-
-def _parse_kept(value: Any) -> str:
-    parse_keep(value)
-    return str(value)
 
 
 def _parse_unit_interval(value: Any) -> float:
@@ -51,12 +46,6 @@ def _parse_softness(value: Any) -> float:
 def _parse_steps(value: Any) -> int:
     if not str(value).isdecimal() or int(value) > 1000:
         raise ValueError(f"{value!r} is not a number of steps from 0 to 1000")
-    return int(value)
-
-
-def _parse_pixels(value: Any) -> int:
-    if not str(value).isdecimal() or not 1 <= int(value) <= 16384:
-        raise ValueError(f"{value!r} is not a number of pixels from 1 to 16384")
     return int(value)
 
 
@@ -86,7 +75,7 @@ def _configure_prune(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=argument_type(_parse_kept),
+        type=argument_type(parse_kept),
         metavar="SHARE",
         help="faces to keep instead, the best: a share (25%%, 0.25) or a count (50000, 50k)",
     )
@@ -116,7 +105,7 @@ def _configure_prune(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--long-side",
-        type=argument_type(_parse_pixels),
+        type=argument_type(parse_pixels),
         metavar="PIXELS",
         help="make photographs smaller, to this long side",
     )
