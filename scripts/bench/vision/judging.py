@@ -14,7 +14,7 @@ from vision.settings import Settings
 from vision.subjects import Subject
 from vit.inputs import example_inputs
 
-STEPS = 120
+STEPS = 80
 """Of the short training of networks that lost units or weights."""
 
 

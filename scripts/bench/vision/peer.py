@@ -17,7 +17,7 @@ from parts import Job
 from torch import Tensor, nn
 
 from secateur.console import Report
-from secateur.importance import Lamp, MaskTaylor, Normalized, Taylor
+from secateur.importance import Lamp, MaskTaylor
 from secateur.surgery.cost import count_macs
 from secateur.units import Criterion
 from vision.entrants import ALL, INNER, matching
@@ -49,19 +49,16 @@ class Way:
     ours: Mapping[str, Criterion]
 
 
-_TAYLOR: Mapping[str, Criterion] = {
-    "Group Fisher": MaskTaylor("square"),
-    "Taylor, squared, normalised": Normalized(Taylor("square"), "mean"),
-}
+_FISHER: Mapping[str, Criterion] = {"Group Fisher": MaskTaylor("square")}
 _MAGNITUDE, _GRADIENT = (
     torch_pruning.importance.GroupMagnitudeImportance,
     torch_pruning.importance.GroupTaylorImportance,
 )
 WAYS: Mapping[str, Way] = {
     "magnitude, global": Way(Theirs(_MAGNITUDE, True), INNER, {"LAMP": Lamp()}),
-    "Taylor, global": Way(Theirs(_GRADIENT, True, True), INNER, _TAYLOR),
+    "Taylor, global": Way(Theirs(_GRADIENT, True, True), INNER, _FISHER),
     "Taylor, one ratio": Way(Theirs(_GRADIENT, False, True), INNER, {}),
-    "Taylor, one ratio, with width": Way(Theirs(_GRADIENT, False, True), ALL, {"Group Fisher": MaskTaylor("square")}),
+    "Taylor, one ratio, with width": Way(Theirs(_GRADIENT, False, True), ALL, _FISHER),
 }
 """Ways by name."""
 

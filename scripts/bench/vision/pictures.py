@@ -82,7 +82,7 @@ def _dense(panel: Axes, record: Mapping[str, Any] | None) -> None:
 
 def _static(results: Results, path: Path) -> None:
     rows = _rows(results, "static")
-    titles = {"accuracy": "as cut", "accuracy_tuned": "after 120 steps of training"}
+    titles = {"accuracy": "as cut", "accuracy_tuned": "after 80 steps of training"}
     with figure(path, 2, "Accuracy of the demo ViT by the multiply-adds that are gone") as panels:
         for panel, (key, title) in zip(panels, titles.items(), strict=True):
             _lines(panel, _by_method(rows, "sparsity", key), "other criteria")
@@ -114,7 +114,7 @@ def _peer(results: Results, path: Path) -> None:
 
 def _tokens(results: Results, path: Path) -> None:
     rows = _rows(results, "tokens")
-    titles = {"accuracy": "as they are", "accuracy_tuned": "after 240 steps of training"}
+    titles = {"accuracy": "as they are", "accuracy_tuned": "after 150 steps of training"}
     with figure(path, 2, "Accuracy of the demo ViT on fewer tokens") as panels:
         for panel, (key, title) in zip(panels, titles.items(), strict=True):
             _lines(panel, _by_method(rows, "speed", key), "others")

@@ -160,7 +160,7 @@ def small_swin() -> nn.Module:
     )
 
 
-_LONG = FineTune(steps=4000, batch_size=64, rate=1e-3, warmup=200, ema=0.999, augmentation=Augmentation())
+_LONG = FineTune(steps=3000, batch_size=64, rate=1e-3, warmup=200, ema=0.999, augmentation=Augmentation())
 KINDS: Mapping[str, Kind] = {
     "fashion": Kind(networks.fashion_vit, _fashion, Classification(), None),
     "marked": Kind(
@@ -173,7 +173,7 @@ KINDS: Mapping[str, Kind] = {
         partial(networks.canvas_segmenter, FASHION.size, PATCH, (BACKGROUND, *CLASSES)),
         partial(_canvases, things_everywhere),
         Segmentation(),
-        replace(_LONG, steps=3000),
+        replace(_LONG, steps=2000),
     ),
     "swin": Kind(small_swin, _fashion, Classification(), replace(_LONG, steps=1500, ema=0.99, rate=2e-3)),
 }

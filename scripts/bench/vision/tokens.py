@@ -37,7 +37,7 @@ HOW = (
     "until 1 / speed of the multiply-adds is left, those of choosing not counted; so random dropping and ToMe get the "
     "same counts at the same places, and Cropr and DynamicViT have a stage in each layer. One score is as the dense "
     "model's weights are (Cropr's queries and DynamicViT's predictors are random then), the tuned one after the same "
-    "training for all: 240 steps of 64 pictures with AdamW (largest rate 0.001, a cosine), half labels, half the "
+    "training for all: 150 steps of 64 pictures with AdamW (largest rate 0.001, a cosine), half labels, half the "
     "dense model's outputs at temperature 2, tokens reduced from the first step on; Cropr's heads and DynamicViT's "
     "ratio losses come on top. 'dense' is the dense model after it. EViT: the class token's attention, the others "
     "fused. Multiply-adds are those of the model as it runs, choosing included. Speed is that of 32 pictures: the "
@@ -45,7 +45,7 @@ HOW = (
     "tokens back to the last layer, for all methods."
 )
 PLACE: Place = "between attention and mlp"
-STEPS = 240
+STEPS = 150
 
 Make = Callable[[int, int, tuple[int, ...], int, int], TokenPruner]
 """(width, outputs, layers where patches go, queries, seed) -> pruner."""
