@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.quantities import format_bytes
-from secateur.report.page import Drawing, Figure, Image, Meter, Page, Plot, Point, Result, Table, write_report
+from secateur.report.page import Drawing, Figure, Image, Meter, Page, Result, Table, write_report
 from secateur.report.record import Machine
 from vit.choose import StepPlan
 from vit.evaluate import EvaluatedModel, Evaluation, Pictures
@@ -34,7 +34,7 @@ def write_page(record: Pruning, pictures: Pictures, directory: Path) -> Path:
         record.evaluation,
         pictures,
         directory,
-        title=f"{record.model}, pruned",
+        title=f"{Path(record.model).name}, pruned",
         subtitle=_said(record),
         tables=(_stages(record.seconds),),
         drawings=drawings,
@@ -70,7 +70,6 @@ def _written(
         "dense",
         (),
         results,
-        plot=_trade(evaluation),
         details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
     )
     return write_report(page, record, directory)
@@ -128,16 +127,15 @@ def _compared(evaluation: Evaluation) -> Table:
                 one.name,
                 *quality,
                 f"{one.images_per_second:,.0f}",
-                f"{one.macs:,}",
-                f"{one.cost.params:,}",
-                format_bytes(one.cost.bytes),
+                short(one.macs),
+                short(one.cost.params),
             )
         )
     second = "Agreement" if evaluation.reference.classified is not None else "Embedding error"
-    columns = ("Model", "Accuracy", second, "Images/s", "Multiply-adds", "Parameters", "Size")
+    columns = ("Model", "Accuracy", second, "Images/s", "MACs", "Params")
     cost = evaluation.reference.cost
     note = (
-        f"{evaluation.images:,} images. Multiply-adds are of one image, attention counted. Timed with batches of "
+        f"{evaluation.images:,} images. MACs are multiply-adds of one image, attention counted. Timed with batches of "
         f"{cost.batch_size} on {_threads(cost.latency.threads)}. Agreement: the first choice is the dense model's."
     )
     return Table("Step by step", columns, tuple(rows), note)
@@ -180,15 +178,6 @@ def _confusions(one: EvaluatedModel, evaluation: Evaluation) -> list[Table]:
 
 def _points(change: float) -> str:
     return f"{100 * change:+.1f}"
-
-
-def _trade(evaluation: Evaluation) -> Plot | None:
-    """Accuracy over speed."""
-    models = (evaluation.reference, *evaluation.candidates)
-    points = tuple(
-        Point(one.images_per_second, 100 * one.classified.accuracy, one.name) for one in models if one.classified
-    )
-    return Plot("Accuracy over speed", "images per second", "accuracy, %", points) if points else None
 
 
 def _stages(seconds: Mapping[str, float]) -> Table:

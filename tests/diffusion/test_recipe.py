@@ -15,7 +15,8 @@ from secateur.recipe import read_recipe, recipe_of
 from tests.diffusion.recipes import recipe, save_dit
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
+# Recipes of vision transformers have steps.
+SHIPPED = sorted(path for path in (ROOT / "scripts" / "recipes").glob("*.yaml") if "\nsteps:" not in path.read_text())
 
 
 @pytest.fixture(scope="module")
