@@ -1,4 +1,4 @@
-"""Plots of the bench of vision transformers, drawn from its JSON alone, and kept tokens over pictures."""
+"""Plots of the bench of vision transformers, drawn from its JSON alone."""
 
 from __future__ import annotations
 

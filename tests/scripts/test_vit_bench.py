@@ -1,0 +1,156 @@
+"""The bench of vision transformers: cuts meet their shares, methods get the same schedules, it goes on where it was."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from secateur.datasets import fashion_mnist
+from secateur.surgery.cost import count_macs, count_params
+from vit.inputs import example_inputs
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Load]:
+    """Import one of the bench's modules; its main script has the name of a package, so it goes by another."""
+    path, before = list(sys.path), set(sys.modules)
+    sys.path.append(str(BENCH))
+
+    def load(name: str) -> ModuleType:
+        if name != "main":
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location("bench_of_vit", BENCH / "vit.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and BENCH in Path(file).parents:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def settings(bench: Load, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    try:
+        fashion_mnist("test")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return bench("vision.settings").Settings(tmp_path_factory.mktemp("networks"), quick=True)
+
+
+def macs(network: Any, of: Any) -> int:
+    """Of one picture."""
+    return count_macs(network, example_inputs(of.network))
+
+
+@pytest.mark.parametrize(
+    "method", ["random", "LAMP", "Group Fisher, with width", "rate-distortion", "MultiPruner", "SlimSAM"]
+)
+def test_cuts_meet_their_share(bench: Load, settings: Any, method: str) -> None:
+    of = bench("vision.subjects").subject("fashion", settings)
+    before = {name: value.clone() for name, value in of.network.state_dict().items()}
+    small = bench("vision.entrants").ENTRANTS[method](of, 0.5, 0, settings)
+    assert 0.47 * macs(of.network, of) < macs(small, of) <= 0.5 * macs(of.network, of)
+    assert count_params(small) < count_params(of.network)
+    assert all(torch.equal(value, before[name]) for name, value in of.network.state_dict().items())
+
+
+@pytest.mark.parametrize("how", ["magnitude, global", "Taylor, one ratio, with width"])
+def test_ours_take_no_more_than_the_peers(bench: Load, settings: Any, how: str) -> None:
+    of, peer = bench("vision.subjects").subject("fashion", settings), bench("vision.peer")
+    way, limit = peer.WAYS[how], 0.6 * macs(of.network, of)
+    theirs = peer.torch_pruned(of, way, of.calibration(0, settings), limit)
+    found = macs(theirs, of)
+    assert found <= limit
+    for criterion in way.ours.values():
+        ours = bench("vision.entrants").matching(of, criterion, way.kinds, found, 0, settings)
+        assert 0.95 * found < macs(ours, of) <= found
+    width = theirs.config.hidden_size
+    assert (theirs.classifier.in_features < width) is ("with width" in how)
+
+
+@pytest.mark.parametrize(("name", "speed", "fusion"), [("fashion", 3.0, False), ("segmentation", 1.5, True)])
+def test_all_token_methods_have_one_schedule(bench: Load, settings: Any, name: str, speed: float, fusion: bool) -> None:
+    of, tokens = bench("vision.subjects").subject(name, settings), bench("vision.tokens")
+    schedule, at = tokens.plan(of, speed, fusion)
+    for method in tokens.METHODS:
+        if fusion and method == "DynamicViT":
+            continue
+        reduced = tokens.finished(tokens.built(of, method, speed, fusion, 0))
+        with torch.no_grad():
+            reduced(of.batch(2))
+        left = {layer: kept.fewer - 1 for layer, kept in reduced.reduction.reductions.items()}
+        assert left == {layer: schedule.patches[layer] for layer in at}, method
+    # Schedules count layers outside of the encoder once an image, but a segmenter has its classifier on each patch.
+    assert macs(tokens.built(of, "random", speed, fusion, 0), of) <= 1.005 * macs(of.network, of) / speed
+
+
+def test_heads_of_dense_tasks_learn_the_classes_of_patches(bench: Load, settings: Any) -> None:
+    of, tokens = bench("vision.subjects").subject("segmentation", settings), bench("vision.tokens")
+    reduced = tokens.built(of, "Cropr", 1.5, True, 0)
+    losses = tokens.HeadLosses(reduced, of)
+    before = [query.clone() for query in reduced.pruner.parameters()]
+    of.trained(reduced, 150, 0, settings, [losses], losses)
+    assert any(not torch.equal(now, then) for now, then in zip(reduced.pruner.parameters(), before, strict=True))
+    assert of.score(tokens.finished(reduced)) >= 0
+
+
+def test_sparse_weights_have_their_share(bench: Load, settings: Any) -> None:
+    of, sparse = bench("vision.subjects").subject("swin", settings), bench("vision.sparse")
+    from vit.dimap import linear_weights
+
+    chosen = linear_weights(of.network)
+    for name in sparse.WEIGHTS:
+        network = sparse.sparse(of, name, 0.7)
+        weights = [value for key, value in network.named_parameters() if chosen(key, value)]
+        zeros = sum(int((value == 0).sum()) for value in weights)
+        total = sum(value.numel() for value in weights)
+        assert 0.7 * total <= zeros < 0.7 * total + 20, name
+
+
+def test_a_network_is_trained_once(bench: Load, settings: Any) -> None:
+    subjects = bench("vision.subjects")
+    first = subjects.subject("swin", settings)
+    subjects.subject.cache_clear()
+    again = subjects.subject("swin", settings)
+    assert first.record == again.record and first is not again
+    longer = bench("vision.settings").Settings(settings.folder)
+    with pytest.raises(ValueError, match="delete it to train anew"):
+        subjects.subject("swin", longer)
+
+
+def test_what_is_held_already_is_not_measured_again(bench: Load, settings: Any, tmp_path: Path) -> None:
+    main = bench("main")
+    options = main.parse(["--only", "tokens,latency", "--quick", "--output", str(tmp_path / "a.json")])
+    every = [(part.section, part.name) for part in main.chosen(options, settings, {})]
+    assert ("tokens", "Cropr: 2x") in every and ("latency", "ViT-S, batch 1") in every
+    left = main.chosen(options, settings, {"tokens": {"Cropr: 2x": {"rows": []}, "dense": {"failed": "why"}}})
+    assert len(left) == len(every) - 1
+
+
+def test_a_run_writes_its_rows_and_draws_them(bench: Load, settings: Any, tmp_path: Path) -> None:
+    output, places = tmp_path / "a.json", ["--networks-at", str(settings.folder), "--images", str(tmp_path)]
+    options = ["--quick", "--only", "tokens,static", "--parts", "[Crd][raen][on][pds]*", "--output", str(output)]
+    bench("main").main([*options, *places])
+    results = json.loads(output.read_text())
+    row = results["tokens"]["Cropr: 2x"]["rows"][0]
+    assert row["macs"] < results["tokens"]["dense"]["macs"] and 0 <= row["accuracy_tuned"] <= 1
+    assert results["static"]["random: 50%"]["rows"][0]["sparsity"] == 0.5
+    assert {path.name for path in tmp_path.glob("*.png")} == {"vit_static.png", "vit_tokens.png"}
