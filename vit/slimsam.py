@@ -63,8 +63,9 @@ class SlimSam:
 
     Args:
         share: of the features, of the attentions' width and of the neurons that stays: the same in both steps.
-        attention: what attentions lose: whole heads, or the same dimensions in all heads of one (the paper's choice,
-            which SAM's own attention is not cut in: its tables of relative positions have the width of a head).
+        attention: what attentions lose: whole heads, or the same dimensions in all heads of one. The latter is the
+            paper's choice and hurts less where heads are few; SAM's attention has no units of it, as its tables of
+            relative positions have the width of a head.
         ranking: "local": each layer loses the same share; "global": units of all layers compete.
         criterion: scores units on the disturbed objective. The released code takes absolutes of the gradient of all
             images together, whose mean is 0; the mean over batches of absolutes (`Taylor("elements")`), or of squares

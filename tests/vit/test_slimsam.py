@@ -28,8 +28,10 @@ from secateur.surgery.network import Network
 from secateur.units import Criterion, Scores
 from tests.contracts import assert_deterministic, assert_mask_equals_cut, assert_same, assert_scores_fit
 from tests.secateur.toys import rank_correlation
+from tests.vit.digits import pictures, trained
 from tests.vit.models import inputs, random_model, run
 from vit.alignment import Alignment, Lesson, embedding_of
+from vit.data import ImageBatches
 from vit.saving import load, save
 from vit.slimsam import Slim, SlimSam
 from vit.units import Kind, prunable
@@ -295,6 +297,21 @@ def test_what_cannot_be_slimmed_is_refused() -> None:
         QUICK.fit(random_model("vit"), Noise(8), [images], [])
     with pytest.raises(ValueError, match="returns a dict without logits or last_hidden_state"):
         embedding_of({})
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(other, marks=pytest.mark.slow) for other in (1, 2))])
+def test_two_steps_come_nearer_than_one_of_the_same_cost(seed: int) -> None:
+    """Against all cuts at once and distillation of the embedding alone, with the paper's dimensions of heads."""
+    data, rest = pictures()
+    calibration = [batch["pixel_values"] for batch in data.subset(slice(128)).in_order(8)]
+    method = SlimSam(attention="head_dims", steps=60, rate=2e-3, validate_every=10, patience=2)
+    errors = []
+    for each in (method, replace(method, alternate=False, alpha=0.0)):
+        batches = ImageBatches(data, 32, seed)
+        made = each.fit(trained(seed), batches, calibration, [rest.pixel_values()], seed=seed)
+        assert sum(record.steps for record in made.records) == 120
+        errors.append(-max(score for _, score in made.records[-1].validations))
+    assert errors[0] < 0.95 * errors[1]
 
 
 @pytest.fixture(scope="module")
