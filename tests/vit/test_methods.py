@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.allocation import Allocator, Budget, allocate, allocate_knapsack, allocate_per_group
 from secateur.distortion import RateDistortion, measure_curves
+from secateur.granularity import Block
 from secateur.greedy import Stage, prune_greedily
 from secateur.importance import (
     Fisher,
@@ -29,8 +30,11 @@ from secateur.importance import (
     Taylor,
 )
 from secateur.importance.movement import Movement
+from secateur.masked_training import MovementPruning
+from secateur.schedules import Linear
 from secateur.surgery import Network
 from secateur.surgery.cost import count_macs
+from secateur.surgery.dead import cut_dead
 from secateur.surgery.layers import named_tensors
 from secateur.surgery.network import rows_of
 from secateur.training import fit
@@ -95,7 +99,7 @@ class Descent(lightning.LightningModule):
         self.network, self.objective = network, objective
 
     def training_step(self, batch: int, step: int) -> Tensor:
-        return list(self.objective.losses(self.network))[step]
+        return list(self.objective.losses(self.network))[step % 2]
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=1e-3)
@@ -136,6 +140,23 @@ def test_movement_scores_every_kind_of_unit(family: str) -> None:
     scores = Watched().score(target, objective(family))
     assert_scores_fit(scores, target.groups())
     assert all(bool((score != 0).all()) for score in scores.values())
+
+
+def test_block_movement_with_blocks_of_a_heads_size_prunes_heads() -> None:
+    model = copy.deepcopy(network("vit").module)
+    pruning = MovementPruning(
+        Linear(),
+        Budget(share=0.5),
+        last_step=4,
+        granularity=Block(24, 6),
+        params=lambda name, _: name.endswith("o_proj.weight"),
+    )
+    fit(Descent(model, objective("vit")), Numbers(), steps=6, callbacks=[pruning])
+    left = [int(mask.sum()) for mask in pruning.keep.values()]
+    assert sum(left) == 6 and len(left) == 3
+    smaller = cut_dead(prunable(model, ("heads",)))
+    assert [group.size for group in smaller.groups()] == left, "a head goes once the block that reads it is gone"
+    torch.testing.assert_close(run("vit")(smaller), run("vit")(model), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
