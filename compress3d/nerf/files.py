@@ -13,7 +13,9 @@ from compress3d.nerf.field import Field
 from compress3d.nerf.levels import Level
 from compress3d.nerf.march import Stride
 from compress3d.nerf.occupancy import RESOLUTIONS, Occupancy, pack_bits, unpack_bits
+from compress3d.nerf.packing import pack, unpack
 from compress3d.nerf.rays import Box
+from compress3d.nerf.rounding import TableRounding
 from compress3d.nerf.units import slots_of
 from secateur.tensor_files import TensorFormat
 
@@ -22,13 +24,19 @@ FORMAT = TensorFormat("secateur neural field", 1)
 _MOST_LEVELS, _MOST_LAYERS, _MOST_NEURONS = 32, 9, 1024
 
 
-def save_field(field: Field, path: str | os.PathLike[str]) -> int:
+def save_field(field: Field, path: str | os.PathLike[str], rounding: TableRounding | None = None) -> int:
     """Write a field in the place of `path`; returns the bytes.
 
-    Weights are stored as they are, cells and the rows that were cut as a bit each.
+    Weights are stored as they are, cells and the rows that were cut as a bit each; with a rounding the table has few
+    bits, and zstd packs it.
+
+    Args:
+        field: to be written.
+        path: of the file.
+        rounding: of the table, which must already be rounded by it; None: 32 bits an entry.
 
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, or the table is not rounded.
     """
     tensors: dict[str, Tensor] = {"table": field.table, "cells": field.occupancy.bits}
     for name, weights in zip(("density", "color"), field.weights(), strict=True):
@@ -44,11 +52,15 @@ def save_field(field: Field, path: str | os.PathLike[str]) -> int:
         "levels": [list(astuple(level)) for level in field.levels],
         "cells_a_side": field.occupancy.resolution,
     }
+    if rounding is not None:
+        plain, packing = pack(plain, rounding)
+        fields |= packing
     return FORMAT.save(path, plain, fields)
 
 
 def load_field(path: str | os.PathLike[str]) -> Field:
-    """Read a field. Nothing is allocated that the file does not hold, but for four bytes a bit of cut rows.
+    """Read a field, packed or not. Nothing is allocated that the file does not hold, but for four bytes a bit of rows,
+    and what a packed file unpacks to: not more than its levels have room for.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,6 +99,8 @@ def _restored(header: dict[str, Any], tensors: dict[str, Tensor]) -> Field:
     levels = tuple(Level(float(scale), rows, hashed) for scale, rows, hashed in header["levels"])
     x, y, z, side = (float(value) for value in header["box"])
     step, cone, longest = (float(value) for value in header["stride"])
+    if "bits" in header:
+        tensors = unpack(tensors, header, [level.rows for level in levels])
     _check_tensors(header, tensors, sum(level.rows for level in levels))
     occupancy = Occupancy(header["cells_a_side"])
     occupancy.bits.copy_(tensors["cells"])
