@@ -18,8 +18,8 @@ from meshes.pictures import draw_points
 from meshes.settings import HIGH, LOW, Settings
 from secateur.console import Report
 
-GREEN, RADIUS = (0.2, 0.65, 0.2), 0.2
-"""RGB of the seat's cloth, and how far from it a colour may be to count half."""
+GREENS, RADIUS = ((0.2, 0.6, 0.2), (0.45, 0.7, 0.35)), 0.15
+"""RGB of the seat's cloth, in shade and in light, and how far from them a colour may be."""
 
 LEAST = 0.5
 """Relevance of a fine voxel that is asked for."""
@@ -43,7 +43,7 @@ def green(settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
     report(0.0, "colouring voxels")
     resolution = settings.resolution
     voxels = coloured_voxels(settings.capture, LOW, HIGH, resolution)
-    query = NearQuery(torch.tensor(GREEN), RADIUS)
+    query = NearQuery(torch.tensor(GREENS), RADIUS)
     wanted = query(voxels.features) >= LEAST
     rows, found = [], {"all": voxels}
     for method, pruning in METHODS.items():

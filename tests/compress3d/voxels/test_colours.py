@@ -15,7 +15,7 @@ from compress3d.voxels.pyramid import VoxelPyramid
 from compress3d.voxels.query import NearQuery
 from tests.compress3d.mesh.views import cameras_at, ring_of_cameras
 
-GREEN = torch.tensor([0.2, 0.65, 0.2])
+GREENS = torch.tensor([[0.2, 0.6, 0.2], [0.45, 0.7, 0.35]])
 
 
 def painted_ball(cameras: Cameras) -> Capture:
@@ -67,11 +67,11 @@ def test_what_is_behind_is_not_seen() -> None:
 def test_asking_the_chair_for_green_gives_its_seat(shared_data: Path) -> None:
     capture = read_capture(shared_data / "nerf_synthetic" / "chair", long_side=100).subset(torch.arange(0, 100, 8))
     voxels = coloured_voxels(capture, (-1.0,) * 3, (1.05,) * 3, 48)
-    target, query = VoxelPyramid.of(voxels, 3), NearQuery(GREEN, 0.2)
-    small, record = QueryPruning((0.05, 0.2, 0.5), completion=0.5).prune(target, query)
+    target, query = VoxelPyramid.of(voxels, 3), NearQuery(GREENS, 0.15)
+    small, record = QueryPruning((0.05, 0.2, 0.5), completion=0.5, reach=2).prune(target, query)
     wanted = query(voxels.features) >= 0.5
     found = voxels.find(small.levels[0].coords)
     assert int((found < 0).sum()) == 0
-    assert int(wanted.sum()) > 100 and float(wanted[found].float().mean()) > 0.95
+    assert int(wanted.sum()) > 50 and float(wanted[found].float().mean()) > 0.95
     assert len(found) > 0.9 * int(wanted.sum())
     assert sum(record.asked) < sum(record.voxels)
