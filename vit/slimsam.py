@@ -66,7 +66,8 @@ class SlimSam:
         attention: what attentions lose: whole heads, or the same dimensions in all heads of one. The latter is the
             paper's choice and hurts less where heads are few; SAM's attention has no units of it, as its tables of
             relative positions have the width of a head.
-        ranking: "local": each layer loses the same share; "global": units of all layers compete.
+        ranking: "local": each layer loses the same share, so that plain transformers can load what is left; "global":
+            units of all layers compete within their kind (the paper's second step).
         criterion: scores units on the disturbed objective. The released code takes absolutes of the gradient of all
             images together, whose mean is 0; the mean over batches of absolutes (`Taylor("elements")`), or of squares
             (`Fisher()`), does not depend on the noise that much. Small batches give more draws of it.

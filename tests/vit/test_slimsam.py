@@ -119,9 +119,11 @@ def test_each_step_ends_nearer_to_the_dense_embedding_than_it_began(family: str)
 
 def test_saved_and_loaded_it_computes_the_same(tmp_path: Path) -> None:
     for family in ("sam", "vit"):
-        made = slim(family).network
+        made: Any = slim(family).network
         save(made, tmp_path / family, dense=random_model(family), recipe={"method": repr(QUICK)})
         assert_same(run(family)(made), run(family)(load(tmp_path / family)))
+        plain = type(made.module).from_pretrained(tmp_path / family)
+        assert_same(run(family)(made), run(family)(plain.eval()))
 
 
 @pytest.mark.parametrize("family", ["sam", "vit", "dinov2", "swin"])
