@@ -277,6 +277,8 @@ def token_plan(options: Tokens, module: nn.Module) -> TokenPlan:
     counts = PrunedModel(Network(module, ()), TokenPlan(TokenNorm(), options.schedule, place, fusion)).counts(module)
     config: Any = module.config
     pruner = options.learned.build(stream_width(module), int(config.num_labels), drops_at(counts, patches))
+    if isinstance(pruner, nn.Module):
+        pruner.to(next(module.parameters()).device)
     return TokenPlan(pruner, Counts(counts), place, fusion)
 
 

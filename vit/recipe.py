@@ -480,9 +480,7 @@ class VitRecipe:
         for index, step in enumerate(self.steps):
             before = set(names[:index])
             if "blocks" in before and step.name in ("static", "greedy", "slim", "sparse"):
-                raise ValueError(
-                    f"steps[{index}] is {step.name}, behind blocks: what changes weights comes before them"
-                )
+                raise ValueError(f"steps[{index}] is {step.name}, behind blocks: put blocks after it")
             if "tokens" in before and step.name in ("greedy", "slim"):
                 raise ValueError(f"steps[{index}] is {step.name}, behind tokens: let tokens go after it")
             learned = step.tokens is not None and step.tokens.learned is not None
