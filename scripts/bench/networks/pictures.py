@@ -28,7 +28,10 @@ HIGHLIGHTED = {
 """Methods with a colour and a name; all others are grey."""
 
 GREY = "#cbd2d9"
-SHADES = {"secateur": (OURS, "#65a30d", "#0891b2", "#2563eb", "#7c3aed", "#db2777"), "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b")}
+SHADES = {
+    "secateur": (OURS, "#65a30d", "#0891b2", "#2563eb", "#7c3aed", "#db2777"),
+    "torch-pruning": (THEIRS, "#b91c1c", "#f59e0b"),
+}
 
 
 def draw_all(results: dict[str, Any], folder: Path) -> list[Path]:
