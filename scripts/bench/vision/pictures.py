@@ -113,7 +113,8 @@ def _peer(results: Results, path: Path) -> None:
 
 
 def _tokens(results: Results, path: Path) -> None:
-    rows = _rows(results, "tokens")
+    parts = {part: record for part, record in results["tokens"].items() if not part.endswith("long")}
+    rows = _rows({"tokens": parts}, "tokens")
     titles = {"accuracy": "as they are", "accuracy_tuned": "after 150 steps of training"}
     with figure(path, 2, "Accuracy of the demo ViT on fewer tokens") as panels:
         for panel, (key, title) in zip(panels, titles.items(), strict=True):
