@@ -100,6 +100,13 @@ def _parse_axes(value: Any) -> str:
     return axes
 
 
+def _parse_bits(value: Any) -> str:
+    texts = [str(one) for one in value] if isinstance(value, list) else str(value).split(",")
+    if any(text.strip() not in ("2", "3", "4", "5", "6", "7", "8") for text in texts):
+        raise ValueError(f"{value!r} are not bits of an entry: give 2 to 8, or several separated by commas")
+    return ",".join(text.strip() for text in texts)
+
+
 def _parse_steps(value: Any) -> int:
     if not str(value).isdecimal() or int(value) > 1_000_000:
         raise ValueError(f"{value!r} is not a number of steps from 0 to 1000000")
@@ -210,13 +217,13 @@ def _configure_render(parser: ArgumentParser) -> None:
     _add_picture_size(parser)
 
 
-def _add_capture(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "capture",
-        type=Path,
-        metavar="CAPTURE",
-        help="posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json",
-    )
+def _add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
+    """Where photographs may be absent, `absent` says what is taken instead."""
+    what = "posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json"
+    if absent is None:
+        parser.add_argument("capture", type=Path, metavar="CAPTURE", help=what)
+    else:
+        parser.add_argument("capture", type=Path, nargs="?", metavar="CAPTURE", help=f"{what} (default: {absent})")
     parser.add_argument(
         "--long-side",
         type=argument_type(parse_pixels),
@@ -302,6 +309,41 @@ def _configure_nerf_train(parser: ArgumentParser) -> None:
     _add_training(parser)
 
 
+def _configure_nerf_compress(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
+    _add_capture(parser, "32 renders of the field itself")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file to write, .safetensors")
+    parser.add_argument(
+        "--keep",
+        type=argument_type(parse_kept),
+        default="25%",
+        metavar="SHARE",
+        help="rows of the tables to keep: a share (25%%, 0.25) or a count (50000, 50k) (default: 25%%)",
+    )
+    parser.add_argument(
+        "--bits",
+        type=argument_type(_parse_bits),
+        default="8",
+        metavar="B",
+        help="of a table entry, 2 to 8; several, separated by commas, one for each level that stays (default: 8)",
+    )
+    parser.add_argument("--levels", type=argument_type(_parse_whole), metavar="L", help="levels to keep (default: all)")
+    parser.add_argument(
+        "--worth",
+        choices=("fisher", "visits"),
+        default="fisher",
+        help="what rows are worth: by the Fisher information, or magnitude times how often they are read",
+    )
+    parser.add_argument(
+        "--recover",
+        type=argument_type(_parse_steps),
+        default=300,
+        metavar="N",
+        help="training steps that win back what compression cost (default: 300; 0: none)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
+
+
 def _configure_nerf_render(parser: ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
     parser.add_argument(
@@ -374,13 +416,19 @@ SPLAT = CommandGroup(
 )
 
 NERF = CommandGroup(
-    "train, render and measure neural radiance fields",
+    "train, compress, render and measure neural radiance fields",
     {
         "train": Command(
             "train a field from posed photographs",
             _configure_nerf_train,
             _later("train_capture", "nerf.cli"),
             _later("show_training", "nerf.cli"),
+        ),
+        "compress": Command(
+            "make a field smaller, and measure what it cost",
+            _configure_nerf_compress,
+            _later("compress_file", "nerf.cli"),
+            _later("show_compression", "nerf.cli"),
         ),
         "render": Command(
             "draw pictures of a field",

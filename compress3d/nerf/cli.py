@@ -9,6 +9,7 @@ from rich.table import Table
 
 from compress3d.cameras import Cameras
 from compress3d.captures import Split, read_capture
+from compress3d.nerf.compress import CompressRecord, Worth, check_options, compress
 from compress3d.nerf.evaluate import quality_to_photographs
 from compress3d.nerf.files import load_field, save_field
 from compress3d.nerf.render import orbit_of, render, render_each
@@ -18,7 +19,7 @@ from compress3d.splats.views import AXES
 from secateur.console import console, progress_bar, stretch
 from secateur.files import replacing_file
 from secateur.metrics.speed import Speed, measure_speed
-from secateur.quantities import format_bytes, format_decibels
+from secateur.quantities import format_bytes, format_decibels, parse_keep
 from secateur.report.record import Machine, describe_machine
 
 SUFFIX = ".safetensors"
@@ -161,6 +162,66 @@ def show_evaluation(record: FieldEvaluation) -> None:
     _add_quality(table, record.quality)
     table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
     _add_skipped(table, record.skipped)
+    console.print(table)
+
+
+def compress_file(
+    file: Path,
+    capture: Path | None,
+    output: Path,
+    keep: str,
+    bits: str,
+    levels: int | None,
+    worth: Worth,
+    recover: int,
+    long_side: int | None,
+    split: Split | None,
+    strict: bool,
+    seed: int,
+) -> CompressRecord:
+    """`secateur nerf compress`."""
+    if output.suffix != SUFFIX:
+        raise ValueError(f"{output}: a field is written as {SUFFIX}")
+    field, before = load_field(file), file.stat().st_size
+    each = [int(one) for one in bits.split(",")]
+    wanted = each[0] if len(each) == 1 else each
+    # Now rather than after photographs were read.
+    check_options(field, parse_keep(keep), levels, wanted, worth, recover)
+    with progress_bar() as progress:
+        photographs = None
+        if capture is not None:
+            photographs = read_capture(
+                capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.02)
+            )
+        small, rounding, record = compress(
+            field,
+            photographs,
+            keep=parse_keep(keep),
+            levels=levels,
+            bits=wanted,
+            worth=worth,
+            steps=recover,
+            seed=seed,
+            report=stretch(progress, 0.02, 1.0),
+        )
+        return replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
+
+
+def show_compression(record: CompressRecord) -> None:
+    """A table of the field before and after."""
+    table = Table("", "before", "cut", "after", title=record.capture, title_justify="left", title_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    ratio = record.bytes_before / record.bytes
+    table.add_row("bytes", format_bytes(record.bytes_before), "", f"{format_bytes(record.bytes)} ({ratio:.1f}x)")
+    table.add_row("rows", f"{record.rows[0]:,}", "", f"{record.rows[1]:,}")
+    table.add_row("levels", str(record.levels[0]), "", str(record.levels[1]))
+    if record.before is not None and record.cut is not None and record.after is not None:
+        three = (record.before, record.cut, record.after)
+        views = f"{len(record.before.psnr)} test views ({record.before.reference})"
+        table.add_row(f"PSNR of {views}", *(format_decibels(one.mean_psnr) for one in three))
+        table.add_row("SSIM", *(f"{one.mean_ssim:.4f}" for one in three))
+    table.add_row("seconds", "", "", f"{sum(record.seconds.values()):.1f}")
     console.print(table)
 
 

@@ -265,26 +265,17 @@ class FieldTraining(lightning.LightningModule):
         capture: the posed photographs.
         training: how.
         steps: of the run.
+        field: to go on from; None: a new one, as `training` says.
     """
 
-    def __init__(self, capture: Capture, training: Training, steps: int) -> None:
+    def __init__(self, capture: Capture, training: Training, steps: int, field: Field | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.capture, self.settings = capture, training
         self.seen, watched = _spared(capture.train.tolist())
         self.watched_views = "held-out training views" if watched else "training views"
         self.watched: list[tuple[int, float, float]] = []
-        box = training.box or box_of(capture)
-        self.field = new_field(
-            box,
-            training.stride,
-            grid_levels(training.levels, training.log2_table, training.lowest_resolution, training.highest_resolution),
-            training.features,
-            hidden=training.hidden,
-            color_layers=training.color_layers,
-            occupancy=possible_cells(capture.subset(self.seen), box, training.occupancy),
-            seed=training.seed,
-        )
+        self.field = self._new_field() if field is None else field
         self.rays_per_step = max(_FEWEST_RAYS, training.samples // 32)
         self.total_rays = self.total_samples = 0
         self._every = max(1, round(training.watch_every * steps))
@@ -293,6 +284,20 @@ class FieldTraining(lightning.LightningModule):
         random = generator_at(training.seed, steps + 1)
         self._watched_pixels = draw_pixels(capture, torch.tensor(watched or self.seen), _WATCHED_PIXELS, random)
         self._seconds, self._started = 0.0, time.monotonic()
+
+    def _new_field(self) -> Field:
+        training = self.settings
+        box = training.box or box_of(self.capture)
+        return new_field(
+            box,
+            training.stride,
+            grid_levels(training.levels, training.log2_table, training.lowest_resolution, training.highest_resolution),
+            training.features,
+            hidden=training.hidden,
+            color_layers=training.color_layers,
+            occupancy=possible_cells(self.capture.subset(self.seen), box, training.occupancy),
+            seed=training.seed,
+        )
 
     @property
     def standing(self) -> str:

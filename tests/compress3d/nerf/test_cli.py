@@ -56,6 +56,13 @@ def test_a_capture_becomes_a_field_that_is_drawn_and_measured(
         (["render", "{field}", "-o", "a.png", "--camera", "a.json", "--orbit", "2"], "not with both"),
         (["evaluate", "{capture}/000.png", "{capture}"], "000.png"),
         (["evaluate", "{field}"], "missing: CAPTURE"),
+        (["compress", "{field}", "-o", "small.ply"], "written as .safetensors"),
+        (["compress", "nowhere.safetensors", "-o", "a.safetensors"], "nowhere.safetensors: no such file"),
+        (["compress", "{field}", "nowhere", "-o", "a.safetensors"], "nowhere: no such capture"),
+        (["compress", "{field}", "-o", "a.safetensors", "--keep", "0%"], "not a share to keep"),
+        (["compress", "{field}", "-o", "a.safetensors", "--bits", "12"], "not bits of an entry"),
+        (["compress", "{field}", "{capture}", "-o", "a.safetensors", "--bits", "8,4"], "one for each of 4 levels"),
+        (["compress", "{field}", "{capture}", "-o", "a.safetensors", "--levels", "5"], "levels must be 1 to 4"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -68,6 +75,23 @@ def test_bad_input_is_one_clear_line(
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert message.lower() in error.lower()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_field_is_compressed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capture, field, small = (
+        write_capture(tmp_path / "blobs"),
+        tmp_path / "f.safetensors",
+        tmp_path / "small.safetensors",
+    )
+    size = save_field(some_field(), field)
+    arguments = ["nerf", "compress", str(field), str(capture), "-o", str(small), "--keep", "50%", "--bits", "8,8,6,4"]
+    assert main([*arguments, "--recover", "2", "--levels", "4"]) == 0
+    assert "test views (photographs)" in " ".join(capsys.readouterr().out.split())
+    assert main([*arguments, "--recover", "0", "--worth", "visits", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["bytes"] == small.stat().st_size < size / 3
+    assert record["rows"][1] == record["rows"][0] // 2 == len(load_field(small).table)
 
 
 def test_a_camera_file_says_where_to_look_from(tmp_path: Path) -> None:
