@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,20 @@ def test_images_of_other_classes_are_one_clear_line(
     asked = ["vit", "evaluate", str(folder), str(folder), "-o", str(tmp_path / "x"), "--data", str(images)]
     assert main(asked) == BAD_INPUT
     assert "labels have 7 classes (a, b, c, d, ...), the model has 5" in capsys.readouterr().err
+
+
+def test_the_readme_s_recipe_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    text = readme.split("## Vision transformers")[1].split("```yaml\n")[1].split("```")[0]
+    shutil.copytree(folder, tmp_path / "my-vit")
+    for part in ("train", "test"):
+        save_images(tmp_path / "images" / part)
+    # The tiny model has four patches, and three layers of few neurons.
+    short = text.replace("steps: 2000", "steps: 2, batch_size: 4").replace("share: 0.8", "share: 0.95")
+    assert short != text
+    (tmp_path / "recipe.yaml").write_text(short)
+    monkeypatch.chdir(tmp_path)
+    assert main(["vit", "prune", "recipe.yaml"]) == 0
+    asked = ["evaluate", "my-vit", "small-vit", "-o", "comparison", "--data", "images/test"]
+    assert main(asked) == 0
+    assert (tmp_path / "comparison" / "index.html").is_file()
