@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -142,6 +142,10 @@ def _nested(value: Any, hint: Any) -> Any:
     plain = to_plain(value)
     if not dataclasses.is_dataclass(value) or isinstance(value, type) or hint is type(value):
         return plain
+    if not plain and type(value) in get_args(hint):
+        # Within lists, the parser takes an optional value without any field for none at all.
+        first = next((each.name for each in dataclasses.fields(value) if each.init), None)
+        plain = {} if first is None else {first: to_plain(getattr(value, first))}
     path = f"{type(value).__module__}.{type(value).__qualname__}"
     return {"class_path": path, "init_args": plain} if plain else {"class_path": path}
 

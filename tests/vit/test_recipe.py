@@ -56,6 +56,7 @@ def test_a_recipe_of_python_is_the_same_as_yaml(tmp_path: Path, folder: Path) ->
         Step(static=Static(Budget(remove=0.2), kinds=("heads",), criterion=Taylor())),
         Step(tokens=Tokens(Target(0.8), learned=CroprStages())),
         Step(recover=Recovery(steps=2, distil=Distil(hard=0.5))),
+        Step(recover=Recovery(steps=2, distil=Distil())),
     )
     made = recipe(folder, *steps)
     assert read_recipe(recipe_of(made).save(tmp_path), VitRecipe).recipe == made

@@ -11,6 +11,7 @@ from PIL import Image as Pictures
 
 from secateur.report.html import render_page
 from secateur.report.page import (
+    Drawing,
     Figure,
     Meter,
     Page,
@@ -121,6 +122,15 @@ def test_controls_are_named_for_those_who_cannot_see_them() -> None:
 def test_a_report_without_pictures_is_a_page_still() -> None:
     bare = Page("a", "b", "Original", (), (Result("r", (), (), (), (), ()),))
     assert Tags(render_page(bare)).open == []
+
+
+def test_drawings_stand_for_themselves_beside_their_result() -> None:
+    drawn = Result("r", (), (), (), (), (), (Drawing(HOSTILE, picture(3), HOSTILE),))
+    document = render_page(Page("a", "b", "Original", (), (drawn, Result("s", (), (), (), (), ()))))
+    found = Tags(document)
+    images = [attributes for tag, attributes in found.tags if tag == "img"]
+    assert [image["class"] for image in images] == ["drawing"] and images[0]["width"] == "30"
+    assert str(images[0]["src"]).startswith("data:image/webp;base64,") and "alert(2)'>" not in document
 
 
 def test_results_without_a_picture_for_each_view_are_refused() -> None:
