@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -60,7 +59,6 @@ def units(of: Subject, kinds: tuple[Kind, ...] = INNER) -> Network:
     return prunable(of.network, kinds, example_inputs(of.network))
 
 
-@lru_cache(maxsize=64)
 def _scores(criterion: Criterion, of: Subject, kinds: tuple[Kind, ...], seed: int, settings: Settings) -> Scores:
     return criterion.score(_eager(of, kinds), of.objective(seed, settings))
 

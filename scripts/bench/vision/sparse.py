@@ -19,7 +19,7 @@ from secateur.importance import Lamp, Magnitude
 from secateur.recovery.refit import ObsRefit
 from secateur.recovery.zeros import HoldZeros
 from secateur.selection import keep_top
-from secateur.units import Keep
+from secateur.units import Criterion, Keep
 from vision.judging import STEPS, cost
 from vision.settings import Settings
 from vision.subjects import Subject, subject
@@ -77,16 +77,18 @@ WEIGHTS = ("magnitude", "magnitude, per layer", "LAMP", "DIMAP, modules of block
 def sparse(of: Subject, name: str, sparsity: float) -> nn.Module:
     """A copy of the network of which that share of the linear layers' weights is 0."""
     target = Weights(of.copied(), params=linear_weights(of.network))
-    return target.cut(_kept(target, name, Budget(share=1 - sparsity))).module
+    module = target.cut(_kept(target, name, Budget(share=1 - sparsity))).module
+    assert module is not None
+    return module
 
 
 def _kept(target: Weights, name: str, budget: Budget) -> Keep:
-    criterion = {
+    criteria: dict[str, Criterion] = {
         "LAMP": Lamp(),
         "DIMAP, modules of blocks": Dimap("block"),
         "DIMAP, modules of the network": Dimap("network"),
-    }.get(name, Magnitude(2.0))
-    scores, groups = criterion.score(target), target.groups()
+    }
+    scores, groups = criteria.get(name, Magnitude(2.0)).score(target), target.groups()
     if name == "magnitude, per layer":
         return allocate_per_group(scores, groups, budget)
     return keep_top(scores, groups, budget)
