@@ -16,6 +16,7 @@ from secateur.recipe import read_recipe
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from vit.choose import demo_folder, find_model, is_pruned
+from vit.data import LabelledImages, read_folder
 from vit.evaluate import Evaluation, evaluate
 from vit.images import PREPROCESSOR
 from vit.inputs import example_inputs
@@ -24,7 +25,7 @@ from vit.prune import DryRun, Pruning, dry_run, prune
 from vit.pruned import TOKENS, count_patches, load
 from vit.recipe import VitRecipe
 from vit.report import write_evaluation
-from vit.sources import DemoImages, ImageFolders, check_images
+from vit.sources import DemoImages, check_images
 from vit.units import Kind, prunable
 
 
@@ -149,8 +150,7 @@ def evaluate_folders(
         report(0.0, "loading")
         dense = _loaded(reference)
         others = {_name(path, candidates): _loaded(path).network for path in candidates}
-        source = DemoImages(data) if data in (None, "fashion", "digits") and data else None  # type: ignore[arg-type]
-        images = (source or (DemoImages() if data is None else ImageFolders(Path(data)))).gather(dense).test
+        images = _images(data, dense)
         check_images(images, dense)
         batch_size = 32 if batch is None else batch
         if batch_size < 1 or (threads is not None and threads < 1):
@@ -160,6 +160,15 @@ def evaluate_folders(
         )
     write_evaluation(record, pictures, output, reference.name)
     return record
+
+
+def _images(data: str | None, model: LoadedModel) -> LabelledImages:
+    """The images to judge by: a demo's held-out ones, or all of a folder."""
+    if data in (None, "fashion"):
+        return DemoImages("fashion").gather(model).test
+    if data == "digits":
+        return DemoImages("digits").gather(model).test
+    return read_folder(Path(str(data)), model.preparation())
 
 
 def _loaded(path: Path) -> LoadedModel:

@@ -110,7 +110,7 @@ def _sections(page: Page) -> str:
         for index, result in enumerate(page.results)
         for drawing in result.drawings
     )
-    return plot + drawn + own
+    return plot + own + drawn
 
 
 def _drawing(drawing: Drawing, attributes: str) -> str:
