@@ -17,6 +17,7 @@ from torch.nn import functional
 from secateur.console import Report, silent
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
+from secateur.surgery.cost import measure_latency
 from secateur.training.weights import evaluating
 from vit.alignment import embedding_of
 from vit.data import LabelledImages
@@ -65,7 +66,7 @@ class EvaluatedModel:
     Args:
         name: of it.
         cost: parameters, bytes, multiply-adds (attention counted) and time of a batch.
-        images_per_second: from the median time.
+        images_per_second: from the fastest forward; models take turns, so that other work on the machine hits all alike.
         classified: None for models without classes.
         embedding_error: squared error of what the model gives over the dense one's squares; None for models of classes,
             0 for the dense model itself.
@@ -125,7 +126,7 @@ def evaluate(
         images: to judge by.
         batch_size: images at a time, also while the models are timed.
         threads: that torch may use while they are; None: as many as it uses now.
-        repeats: timed forwards.
+        repeats: timed forwards of each.
         shown: images whose tokens are drawn.
         report: told how far it is.
 
@@ -154,14 +155,18 @@ def evaluate(
                 pictures[name] = drawn
     with steps("time"):
         costs = {}
-        for index, (name, model) in enumerate(models.items()):
-            report(0.6 + 0.4 * index / len(models), f"timing: {name}")
-            batch = {"pixel_values": _batch(images, batch_size).to(_device(model))}
-            costs[name] = measure_network(model, batch, repeats=repeats, threads=threads)
+        times: dict[str, list[float]] = {name: [] for name in models}
+        batch = {"pixel_values": _batch(images, batch_size).to(_device(dense))}
+        for name, model in models.items():
+            costs[name] = measure_network(model, batch, repeats=1, threads=threads)
+        for done in range(repeats):
+            report(0.6 + 0.4 * done / repeats, "timing")
+            for name, model in models.items():
+                times[name].append(measure_latency(model, batch, repeats=1, threads=threads).minimum_ms)
     judged = []
     for name, outputs in found.items():
         cost = costs[name]
-        rate = 1000.0 * cost.batch_size / cost.latency.median_ms
+        rate = 1000.0 * cost.batch_size / min(times[name])
         answers = classified(outputs, found[DENSE], images) if classes else None
         error = None if classes else _relative_error(outputs, found[DENSE])
         judged.append(EvaluatedModel(name, cost, rate, answers, error))
