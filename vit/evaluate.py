@@ -66,7 +66,7 @@ class EvaluatedModel:
     Args:
         name: of it.
         cost: parameters, bytes, multiply-adds (attention counted) and time of a batch.
-        images_per_second: from the fastest forward; models take turns, so that other work on the machine hits all alike.
+        images_per_second: from the fastest forward; models take turns, so that other work on the machine hits all.
         classified: None for models without classes.
         embedding_error: squared error of what the model gives over the dense one's squares; None for models of classes,
             0 for the dense model itself.
