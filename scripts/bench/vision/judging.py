@@ -14,8 +14,8 @@ from vision.settings import Settings
 from vision.subjects import Subject
 from vit.inputs import example_inputs
 
-STEPS = 80
-"""Of the short training of networks that lost units or weights."""
+STEPS, LONG_STEPS = 80, 600
+"""Of the trainings of networks that lost units or weights: the short one that all get, and a longer one."""
 
 
 def cost(network: nn.Module, of: Subject) -> dict[str, int]:
@@ -25,12 +25,17 @@ def cost(network: nn.Module, of: Subject) -> dict[str, int]:
 
 
 def judged(
-    network: nn.Module, of: Subject, seed: int, settings: Settings, callbacks: Sequence[Callback] = ()
+    network: nn.Module,
+    of: Subject,
+    seed: int,
+    settings: Settings,
+    callbacks: Sequence[Callback] = (),
+    steps: int = STEPS,
 ) -> dict[str, Any]:
     """The figures of a row; speed for the first seed alone."""
     facts: dict[str, Any] = {"seed": seed} | cost(network, of)
     if seed == settings.seeds[0]:
         facts |= settings.speed(network, of.network, of.batch())
     before = of.score(network)
-    tuned = of.trained(copy.deepcopy(network), STEPS, seed, settings, callbacks)
-    return facts | {"accuracy": before, "accuracy_tuned": of.score(tuned)}
+    tuned = of.trained(copy.deepcopy(network), steps, seed, settings, callbacks)
+    return facts | {"steps": steps, "accuracy": before, "accuracy_tuned": of.score(tuned)}

@@ -49,7 +49,9 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
 
 
 def _rows(results: Results, section: str) -> list[Row]:
-    return [row for record in results[section].values() for row in record.get("rows", ()) if "failed" not in row]
+    """The rows of short trainings."""
+    parts = [record for part, record in results[section].items() if not part.endswith("long")]
+    return [row for record in parts for row in record.get("rows", ()) if "failed" not in row]
 
 
 def _by_method(rows: list[Row], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
@@ -113,8 +115,7 @@ def _peer(results: Results, path: Path) -> None:
 
 
 def _tokens(results: Results, path: Path) -> None:
-    parts = {part: record for part, record in results["tokens"].items() if not part.endswith("long")}
-    rows = _rows({"tokens": parts}, "tokens")
+    rows = _rows(results, "tokens")
     titles = {"accuracy": "as they are", "accuracy_tuned": "after 150 steps of training"}
     with figure(path, 2, "Accuracy of the demo ViT on fewer tokens") as panels:
         for panel, (key, title) in zip(panels, titles.items(), strict=True):
