@@ -1,8 +1,8 @@
 """Randomised parameter sharing: all rows of the tables read one short array, each by its own hash, sign and scale.
 
 STABLE-RPS (Desai and Shrivastava: In defense of parameter sharing for model-compression, arXiv 2310.11611): W_i =
-lambda s_i M[h(i)], with h as even as it can be (RANDOMFOLD), so that sharing ends where M is as long as W; and steps of M
-as long as those of W would be. It is the baseline that pruning has to beat at an equal number of entries.
+lambda s_i M[h(i)], with h as even as it can be (RANDOMFOLD), so that sharing ends where M is as long as W; and steps
+of M as long as those of W would be. It is the baseline that pruning has to beat at an equal number of entries.
 """
 
 from __future__ import annotations

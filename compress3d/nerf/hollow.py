@@ -1,0 +1,117 @@
+"""A field that learns where it is hollow: a coarse grid of saliencies multiplies the features.
+
+HollowNeRF (Xie et al., arXiv 2308.10122): the saliency of a point is p = sigmoid(trilinear(G)), the networks read v = p
+f of its features f, and a soft zero-skipping gate tanh(alpha |v|) makes v = 0 empty. Rows of the tables that hollow and
+visible points share are then moved by the visible ones alone: that is the mitigation of collisions.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from compress3d.nerf.field import Field
+from compress3d.nerf.hashgrid import encode, encode_reference
+from compress3d.nerf.levels import Level
+from compress3d.nerf.occupancy import Occupancy, pack_bits
+
+ALPHA = 1e4
+"""Steepness of the gate; the publication raises it tenfold at the end, where the gate here goes altogether."""
+
+RESOLUTIONS = (4, 256)
+
+_SHARPNESS = 10.0
+_START = 0.2
+
+
+class HollowField(Field):
+    """A field under a saliency grid, for training; `hollowed` makes it a plain one.
+
+    Args:
+        field: whose parts it takes over, not copies.
+        resolution: vertices a side of the grid, T; the publication has 64.
+
+    Raises:
+        ValueError: the resolution is out of range.
+    """
+
+    def __init__(self, field: Field, resolution: int = 64) -> None:
+        low, high = RESOLUTIONS
+        if not low <= resolution <= high:
+            raise ValueError(f"resolution must be {low} to {high}, got {resolution}")
+        density, color = field.weights()
+        super().__init__(
+            field.box, field.stride, field.levels, field.table, density, color, field.occupancy, field.slots
+        )
+        self.grid = (Level(float(resolution - 2), resolution**3, False),)
+        # Steps of Adam are as long as the rate: logits that are to cross from 1 to 0 soon are ten times their entries.
+        self.saliency = nn.Parameter(torch.full((resolution**3, 1), _START))
+
+    def vertex_saliencies(self) -> Float[Tensor, " vertices"]:
+        """p at the vertices, 0 to 1; vertex x + T (y + T z)."""
+        return torch.sigmoid(_SHARPNESS * self.saliency[:, 0])
+
+    def saliencies(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """p at positions in the unit cube."""
+        run = encode_reference if self.plain else encode
+        return torch.sigmoid(_SHARPNESS * run(positions, self.saliency, self.grid))
+
+    def features(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N LF"]:
+        """Of positions in the unit cube, multiplied by the saliencies there."""
+        return self.saliencies(positions) * super().features(positions)
+
+    def shade(
+        self, features: Float[Tensor, "N LF"], directions: Float[Tensor, "R 3"], rays: Int64[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+        """Densities, gated, and colours; see `Field.shade`."""
+        densities, colors = super().shade(features, directions, rays)
+        return densities * gate(features), colors
+
+    def densities(self, features: Float[Tensor, "N LF"]) -> Float[Tensor, " N"]:
+        """Only the densities, without a gradient."""
+        return super().densities(features) * gate(features)
+
+
+def gate(features: Float[Tensor, "N LF"]) -> Float[Tensor, " N"]:
+    """tanh(alpha |v|), without a gradient: 0 where the features are all 0, else nearly 1 (arXiv 2308.10122).
+
+    Where it is not flat its slope is alpha, which for long would drown all others in Adam's mean squares.
+    """
+    return torch.tanh(ALPHA * features.detach().norm(dim=1))
+
+
+@torch.no_grad()
+def visible_cells(field: HollowField, salient: Bool[Tensor, " vertices"]) -> Bool[Tensor, " cells"]:
+    """Which cells of the occupancy grid have a salient vertex around their middle."""
+    side = field.occupancy.resolution
+    along = (torch.arange(side) + 0.5) / side
+    z, y, x = torch.meshgrid(along, along, along, indexing="ij")
+    middles = torch.stack([x, y, z], dim=3).reshape(-1, 3)
+    return torch.cat([encode(part, salient.float()[:, None], field.grid)[:, 0] for part in middles.split(1 << 18)]) > 0
+
+
+@torch.no_grad()
+def hollowed(field: HollowField, salient: Bool[Tensor, " vertices"]) -> Field:
+    """A plain field that is empty but for what is around salient vertices, where the saliency becomes 1.
+
+    Args:
+        field: left as it is.
+        salient: (T^3,) vertices whose saliency is not 0 for good.
+
+    Raises:
+        ValueError: `salient` has another shape.
+    """
+    if salient.shape != field.saliency.shape[:1] or salient.dtype != torch.bool:
+        raise ValueError(f"salient must be bool ({len(field.saliency)},), got {salient.dtype} {tuple(salient.shape)}")
+    visible = pack_bits(visible_cells(field, salient))
+    occupancy = Occupancy(field.occupancy.resolution)
+    for name in ("possible", "bits"):
+        cast(Tensor, getattr(occupancy, name)).copy_(cast(Tensor, getattr(field.occupancy, name)) & visible)
+    occupancy.densities.copy_(field.occupancy.densities)
+    density, color = ([weight.detach().clone() for weight in weights] for weights in field.weights())
+    slots = None if field.slots is None else field.slots.clone()
+    table = field.table.detach().clone()
+    return Field(field.box, field.stride, field.levels, table, density, color, occupancy, slots)

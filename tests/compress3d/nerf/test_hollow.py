@@ -1,0 +1,136 @@
+"""Hollow fields: open they are the plain field, closed they are empty, and rows belong to what can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from compress3d.nerf.field import Field
+from compress3d.nerf.hashgrid import encode_reference
+from compress3d.nerf.hollow import HollowField, gate, hollowed, visible_cells
+from compress3d.nerf.hollow_training import Hollowing, HollowTraining, train_hollow
+from compress3d.nerf.levels import Level
+from compress3d.nerf.march import march
+from compress3d.nerf.rays import rays_of
+from compress3d.nerf.render import render
+from compress3d.nerf.train import fit_field
+from secateur.console import silent
+from tests.compress3d.nerf.fields import QUICK, some_field
+from tests.compress3d.splats.photographed import around, photographed
+from tests.contracts import assert_same
+
+
+def hollow_field(logit: float = 20.0) -> HollowField:
+    field = HollowField(some_field(), 8)
+    with torch.no_grad():
+        field.saliency.fill_(logit)
+    return field
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_saliencies_of_one_are_the_plain_field(plain: bool) -> None:
+    field, hollow = some_field(), hollow_field()
+    field.plain = hollow.plain = plain
+    assert_same(list(render(hollow, around(1), 0)), list(render(field, around(1), 0)))
+
+
+def test_saliencies_of_zero_are_empty_and_give_rows_no_gradient() -> None:
+    hollow = hollow_field(-20.0)
+    assert not render(hollow, around(1), 0).opacities.any()
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    directions, rays = torch.eye(3)[:1], torch.zeros(50, dtype=torch.int64)
+    densities, colors = hollow.shade(hollow.features(points), directions, rays)
+    assert not densities.any()
+    (gradient,) = torch.autograd.grad(densities.sum() + colors.sum(), hollow.table)
+    assert not gradient.any()
+
+
+def test_rows_that_only_hollow_points_read_have_no_gradient() -> None:
+    hollow = hollow_field()
+    side = 8
+    vertices = torch.arange(side**3)
+    with torch.no_grad():
+        hollow.saliency[vertices % side < 4] = -100.0
+    points = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
+    empty = points[points[:, 0] < 0.3]
+    visible = points[points[:, 0] > 0.7]
+    for some, moves in ((empty, False), (visible, True)):
+        (gradient,) = torch.autograd.grad(hollow.features(some).square().sum(), hollow.table)
+        assert bool(gradient.any()) == moves
+
+
+def test_the_gate_skips_zeros_softly() -> None:
+    values = gate(torch.tensor([[0.0, 0.0], [1e-5, 0.0], [1.0, 1.0]]))
+    assert float(values[0]) == 0
+    assert float(values[1]) == pytest.approx(0.0997, abs=1e-3)
+    assert float(values[2]) == 1
+
+
+def test_error_of_what_is_visible_falls_as_more_is_hollow() -> None:
+    """One hashed table of 256 rows, fitted by least squares: the collisions that hollow space no longer makes."""
+    level = (Level(30.0, 256, True),)
+    random = torch.Generator().manual_seed(0)
+    points = torch.rand(3000, 3, generator=random)
+    visible = points[:, 0] < 0.25
+    wanted = torch.where(visible, torch.sin(9 * points[:, 1]) * torch.cos(7 * points[:, 2]), 0.0)
+    reads = torch.cat([encode_reference(points, rows, level) for rows in torch.eye(256).split(8, dim=1)], dim=1)
+    errors = []
+    for hollow in (0.0, 0.25, 0.5, 0.75):
+        salient = (points[:, 0] < 1 - hollow).float()[:, None]
+        masked = salient * reads
+        rows = torch.linalg.lstsq(masked.double(), wanted[:, None].double(), driver="gelsd").solution
+        error = (masked.double() @ rows)[:, 0] - wanted
+        errors.append(float(error[visible].square().mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.8 * errors[0]
+
+
+def test_what_is_hollow_is_never_asked_again() -> None:
+    hollow = hollow_field()
+    salient = torch.zeros(8**3, dtype=torch.bool)
+    salient[5 + 8 * (5 + 8 * 5)] = True
+    cells = visible_cells(hollow, salient)
+    assert 0 < int(cells.sum()) < 16**3 // 10
+    field = hollowed(hollow, salient)
+    assert type(field) is Field
+    assert bool(field.occupancy.occupied().equal(cells))
+    rays = rays_of(around(1), 0, field.box)
+    samples, _ = march(rays, field.occupancy, field.stride, torch.full((len(rays),), 1.0))
+    assert bool(cells[field.occupancy.cells_of(samples.positions)].all())
+    every = hollowed(hollow, torch.ones(8**3, dtype=torch.bool))
+    assert_same(list(render(every, around(1), 0)), list(render(hollow, around(1), 0)))
+
+
+def test_training_binds_the_mean_saliency() -> None:
+    hollowing = Hollowing(share=0.2, resolution=8, start=0.0, every=2)
+    training = replace(QUICK, rate=0.05, final_rate=1.0, samples=512)
+    module = HollowTraining(photographed(8), training, 40, hollowing)
+    before = float(module.hollow.vertex_saliencies().detach().mean())
+    fit_field(module, 40, None, False, silent)
+    after = module.hollow.vertex_saliencies().detach()
+    assert float(after.mean()) < before / 2
+    assert float(module.split.z.abs().mean()) <= 0.2 * (1 + 1e-5)
+    assert module.residuals[-1].primal < module.residuals[0].primal / 2
+
+
+def test_a_hollow_field_is_trained_and_plain_in_the_end() -> None:
+    capture, training, hollowing = photographed(8), replace(QUICK, samples=512), Hollowing(share=0.5, resolution=8)
+    field, record = train_hollow(capture, steps=20, training=training, hollowing=hollowing)
+    assert type(field) is Field
+    assert record.mean_saliency <= 0.5 * (1 + 1e-5)
+    assert record.bound.steps == 14
+    assert record.plain.steps == 6
+    again, _ = train_hollow(capture, steps=20, training=training, hollowing=hollowing)
+    assert_same(dict(field.state_dict()), dict(again.state_dict()))
+
+
+@pytest.mark.parametrize("options", [{"share": 0.0}, {"rho": 0.0}, {"every": 0}, {"start": 1.0}, {"finish": -0.1}])
+def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Hollowing(**options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="resolution must be"):
+        HollowField(some_field(), 2)
+    with pytest.raises(ValueError, match="salient must be"):
+        hollowed(hollow_field(), torch.ones(5, dtype=torch.bool))
