@@ -289,6 +289,9 @@ def _configure_train(parser: ArgumentParser) -> None:
         metavar="SHARE",
         help="what pruning while training leaves: a share (25%%, 0.25) or a count (20000, 20k) of Gaussians",
     )
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE.ply", help="coloured points to start from, instead of the capture's own"
+    )
     parser.add_argument("--antialiased", action="store_true", help="train for the mip (antialiased) rasteriser")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
     _add_training(parser)
@@ -354,6 +357,14 @@ def _configure_nerf_render(parser: ArgumentParser) -> None:
     parser.add_argument("--orbit", type=count, metavar="K", help="K views around (default: 1, without a --camera)")
     parser.add_argument("--up", **_UP)
     _add_picture_size(parser)
+
+
+def _configure_nerf_points(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PLY", help="coloured points to write")
+    count = argument_type(_parse_whole)
+    parser.add_argument("--count", type=count, default=50_000, metavar="N", help="the most points (default: 50000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the pixels (default: 0)")
 
 
 def _configure_nerf_evaluate(parser: ArgumentParser) -> None:
@@ -434,6 +445,12 @@ NERF = CommandGroup(
             "draw pictures of a field",
             _configure_nerf_render,
             _later("render_file", "nerf.cli"),
+            _later("show_pictures", "nerf.cli"),
+        ),
+        "points": Command(
+            "write a field's surfaces as points, which start `secateur splat train --start`",
+            _configure_nerf_points,
+            _later("points_file", "nerf.cli"),
             _later("show_pictures", "nerf.cli"),
         ),
         "evaluate": Command(

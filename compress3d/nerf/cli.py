@@ -12,7 +12,9 @@ from compress3d.captures import Split, read_capture
 from compress3d.nerf.compress import CompressRecord, Worth, check_options, compress
 from compress3d.nerf.evaluate import quality_to_photographs
 from compress3d.nerf.files import load_field, save_field
+from compress3d.nerf.points import save_points, surface_points
 from compress3d.nerf.render import orbit_of, render, render_each
+from compress3d.nerf.teacher import views_around
 from compress3d.nerf.train import Training, TrainRecord, train
 from compress3d.splats.evaluate import Quality
 from compress3d.splats.views import AXES
@@ -23,6 +25,8 @@ from secateur.quantities import format_bytes, format_decibels, parse_keep
 from secateur.report.record import Machine, describe_machine
 
 SUFFIX = ".safetensors"
+
+_POINT_VIEWS, _POINT_VIEW_SIZE = 32, 200
 
 _PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -129,6 +133,17 @@ def render_file(
                 Image.fromarray(pixels).save(temporary, _PICTURE_FORMATS[path.suffix.lower()])
             progress((index + 1) / len(paths), "rendering")
     return [str(path) for path in paths]
+
+
+def points_file(file: Path, output: Path, count: int, seed: int) -> list[str]:
+    """`secateur nerf points`; the path of the points."""
+    if output.suffix != ".ply":
+        raise ValueError(f"{output}: points are written as .ply")
+    field = load_field(file)
+    with progress_bar() as progress:
+        views = views_around(field.box, _POINT_VIEWS, _POINT_VIEW_SIZE)
+        save_points(surface_points(field, views, count, seed=seed, report=progress), output)
+    return [str(output)]
 
 
 def show_pictures(paths: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 
 from compress3d.captures import Split, read_capture
+from compress3d.captures.points_ply import read_points
 from compress3d.splats.densify import Adaptive, MarkovChain
 from compress3d.splats.evaluate import SceneFile
 from compress3d.splats.formats import read_scene, write_scene
@@ -33,6 +34,7 @@ def train_capture(
     max_gaussians: int | None,
     prune: str | None,
     keep: str | None,
+    start: Path | None,
     antialiased: bool,
     seed: int,
     device: str | None,
@@ -55,10 +57,12 @@ def train_capture(
         antialiased=antialiased,
         seed=seed,
     )
+    points = None if start is None else read_points(start)
     with progress_bar() as progress:
         photographs = read_capture(
             capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
         )
+        photographs = photographs if points is None else replace(photographs, points=points)
         try:
             scene, record = train(
                 photographs,

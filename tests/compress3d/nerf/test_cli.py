@@ -56,6 +56,8 @@ def test_a_capture_becomes_a_field_that_is_drawn_and_measured(
         (["render", "{field}", "-o", "a.png", "--camera", "a.json", "--orbit", "2"], "not with both"),
         (["evaluate", "{capture}/000.png", "{capture}"], "000.png"),
         (["evaluate", "{field}"], "missing: CAPTURE"),
+        (["points", "{field}", "-o", "points.txt"], "points are written as .ply"),
+        (["points", "nowhere.safetensors", "-o", "points.ply"], "nowhere.safetensors: no such file"),
         (["compress", "{field}", "-o", "small.ply"], "written as .safetensors"),
         (["compress", "nowhere.safetensors", "-o", "a.safetensors"], "nowhere.safetensors: no such file"),
         (["compress", "{field}", "nowhere", "-o", "a.safetensors"], "nowhere: no such capture"),
