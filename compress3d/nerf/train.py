@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from compress3d.nerf.occupancy import step_of
 from compress3d.nerf.pixels import draw_pixels
 from compress3d.nerf.rays import Box
 from compress3d.nerf.render import render, render_rays, trace
+from compress3d.training import plain_settings, spared
 from secateur.console import Report, silent, stretch
 from secateur.metrics.speed import Speed, measure_speed
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
@@ -34,7 +35,7 @@ from secateur.training import FitRecord, exponential_decay, fit, generator_at
 STEPS = 10_000
 
 PACKAGES = ("secateur", "torch", "numpy", "numba", "lightning")
-_WATCHED_EVERY, _FEWEST_TO_SPARE, _MOST_WATCHED, _WATCHED_PIXELS = 16, 64, 6, 8192
+_WATCHED_PIXELS = 8192
 _FEWEST_RAYS, _MOST_RAYS = 64, 1 << 17
 _OCCUPANCY_EVERY, _OCCUPANCY_SAMPLES, _WARM_UPDATES = 16, 1 << 16, 4
 _HUBER = 0.1
@@ -212,7 +213,7 @@ def train(
         seconds=clock.seconds,
         machine=describe_machine(),
         versions=package_versions(*PACKAGES),
-        options={"steps": steps, "photographs": len(module.seen), **_settings(training)},
+        options={"steps": steps, "photographs": len(module.seen), **plain_settings(training)},
     )
 
 
@@ -236,19 +237,13 @@ def fit_field(
         checkpoint_seconds=seconds,
         resume=resume,
         identity={
-            **_settings(module.settings),
+            **plain_settings(module.settings),
             "capture": capture.name,
             "size": [capture.cameras.width, capture.cameras.height],
             "names": sha256("\n".join(capture.names[index] for index in module.seen).encode()).hexdigest(),
         },
         report=lambda done, doing: report(done, f"{doing}, {module.standing}" if doing else module.standing),
     )
-
-
-def _settings(training: Training) -> dict[str, object]:
-    """Each setting as text, but for numbers."""
-    values = {one.name: getattr(training, one.name) for one in fields(training)}
-    return {name: value if isinstance(value, int | float) else repr(value) for name, value in values.items()}
 
 
 class _StepNumbers:
@@ -272,7 +267,7 @@ class FieldTraining(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.capture, self.settings = capture, training
-        self.seen, watched = _spared(capture.train.tolist())
+        self.seen, watched = spared(capture.train.tolist())
         self.watched_views = "held-out training views" if watched else "training views"
         self.watched: list[tuple[int, float, float]] = []
         self.field = self._new_field() if field is None else field
@@ -389,9 +384,3 @@ class FieldTraining(lightning.LightningModule):
         ours = render_rays(self.field, pixels.rays(self.field.box)).over(background).clamp(0, 1)
         error = ((ours - pixels.colors(background)).square() * weights).sum() / (3 * weights.sum().clamp_min(1e-6))
         return float(-10 * torch.log10(error.clamp_min(1e-12)))
-
-
-def _spared(train: list[int]) -> tuple[list[int], list[int]]:
-    """Which photographs to train on, and which to watch by: none where there are few."""
-    watched = train[::_WATCHED_EVERY][:_MOST_WATCHED] if len(train) >= _FEWEST_TO_SPARE else []
-    return [index for index in train if index not in set(watched)], watched

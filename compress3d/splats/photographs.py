@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from compress3d.captures import Capture
+from compress3d.photographs import Pair, paired, psnr_of_pair, quality_of_pairs
 from compress3d.splats.evaluate import Quality
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
 from secateur.console import Report, silent
-from secateur.metrics.image import psnr, ssim
-
-PHOTOGRAPHS = "photographs"
-"""Name of the reference when a scene is compared with photographs, rather than with another scene's renders."""
 
 
-def beside_photograph(
-    scene: SplatScene, capture: Capture, index: int
-) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W 3"]]:
-    """(render, photograph) of one view in front of the capture's background, in [0, 1].
-
-    Where the capture's mask says that a pixel does not count, the render shows the photograph.
-    """
-    device = scene.means.device
+def beside_photograph(scene: SplatScene, capture: Capture, index: int) -> Pair:
+    """(render, photograph) of one view; see `compress3d.photographs.paired`."""
     with torch.no_grad():
-        image = render(scene, capture.cameras[index], capture.background)[0].clamp(0, 1)
-    photograph, mask = capture.image(index).to(device), capture.mask(index)
-    return (image if mask is None else torch.lerp(photograph, image, mask.to(device)[..., None])), photograph
+        return paired(render(scene, capture.cameras[index], capture.background)[0], capture, index)
 
 
 def psnr_to_photograph(scene: SplatScene, capture: Capture, index: int) -> float:
     """In dB, over the pixels that count."""
-    image, photograph = beside_photograph(scene, capture, index)
-    return float(psnr(image[None], photograph[None])) + _unmasked(capture, index)
+    return psnr_of_pair(beside_photograph(scene, capture, index), capture, index)
 
 
 def quality_to_photographs(
     scene: SplatScene, capture: Capture, views: Sequence[int], report: Report = silent
 ) -> Quality:
-    """PSNR, over the pixels that count, and SSIM of renders against the photographs at `views`.
-
-    Raises:
-        ValueError: there are no views, or the photographs are smaller than SSIM's window of 11 pixels.
-    """
-    if not views:
-        raise ValueError(f"{capture.name}: no photographs to judge by")
-    decibels, similarity = [], []
-    for done, index in enumerate(views):
-        image, photograph = beside_photograph(scene, capture, index)
-        decibels.append(float(psnr(image[None], photograph[None])) + _unmasked(capture, index))
-        similarity.append(float(ssim(image[None], photograph[None])))
-        report((done + 1) / len(views), "judging against photographs")
-    return Quality(
-        PHOTOGRAPHS,
-        capture.cameras.width,
-        capture.cameras.height,
-        sum(decibels) / len(views),
-        sum(similarity) / len(views),
-        tuple(decibels),
-        tuple(similarity),
-    )
-
-
-def _unmasked(capture: Capture, index: int) -> float:
-    """What pixels without error, because they do not count, have added to the PSNR of all; in dB, at most 0."""
-    mask = capture.mask(index)
-    return 0.0 if mask is None else 10 * math.log10(max(float(mask.mean()), 1e-6))
+    """PSNR and SSIM of renders against the photographs at `views`; see `compress3d.photographs.quality_of_pairs`."""
+    return quality_of_pairs(partial(beside_photograph, scene, capture), capture, views, report)

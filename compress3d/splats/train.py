@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from compress3d.splats.pictures import counted
 from compress3d.splats.pruning import PruneAt
 from compress3d.splats.rasterize import rasterization, render, render_each
 from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
+from compress3d.training import plain_settings, spared
 from secateur.console import Report, silent, stretch
 from secateur.metrics.speed import measure_speed
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
@@ -34,7 +35,6 @@ from secateur.training import FitRecord, Shuffled, exponential_decay, fit
 STEPS = 15_000
 
 _CAPS = {"cpu": 60_000, "cuda": 1_000_000}
-_WATCHED_EVERY, _FEWEST_TO_SPARE, _MOST_WATCHED = 16, 64, 6
 _WATCH_NO_OFTENER = 100
 _TIMED_FRAMES, _TIMED_REPEATS = 4, 3
 
@@ -200,7 +200,7 @@ def train(
         seconds=clock.seconds,
         machine=describe_machine(),
         versions=package_versions(*PACKAGES, "lightning", "gsplat"),
-        options={"steps": steps, "device": str(device), "photographs": len(module.seen), **_settings(training)},
+        options={"steps": steps, "device": str(device), "photographs": len(module.seen), **plain_settings(training)},
     )
 
 
@@ -215,7 +215,7 @@ def _fit(module: SplatTraining, steps: int, checkpoint: Path | None, resume: boo
         checkpoint=checkpoint,
         resume=resume,
         identity={
-            **_settings(module.settings),
+            **plain_settings(module.settings),
             "capture": capture.name,
             "size": size,
             "photographs": len(module.seen),
@@ -223,12 +223,6 @@ def _fit(module: SplatTraining, steps: int, checkpoint: Path | None, resume: boo
         },
         report=lambda done, doing: report(done, f"{doing}, {module.standing}" if doing else module.standing),
     )
-
-
-def _settings(training: Training) -> dict[str, object]:
-    """Each setting as text, but for numbers."""
-    values = {one.name: getattr(training, one.name) for one in fields(training)}
-    return {name: value if isinstance(value, int | float) else repr(value) for name, value in values.items()}
 
 
 class SplatTraining(lightning.LightningModule):
@@ -245,7 +239,7 @@ class SplatTraining(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.capture, self.settings, self.steps = capture, training, steps
-        self.seen, watched = _spared(capture.train.tolist())
+        self.seen, watched = spared(capture.train.tolist())
         self.watched_views = "held-out training views" if watched else "training views"
         self._watched_indices = watched or self.seen[:: max(1, len(self.seen) // 4)][:4]
         self.watched: list[tuple[int, float]] = []
@@ -352,12 +346,6 @@ class SplatTraining(lightning.LightningModule):
 
     def _photographs_seen(self) -> Cameras:
         return self.capture.cameras[torch.tensor(self.seen)]
-
-
-def _spared(train: list[int]) -> tuple[list[int], list[int]]:
-    """Which photographs to train on, and which to watch by: none where there are few."""
-    watched = train[::_WATCHED_EVERY][:_MOST_WATCHED] if len(train) >= _FEWEST_TO_SPARE else []
-    return [index for index in train if index not in set(watched)], watched
 
 
 def _on(device: torch.device, capture: Capture) -> Capture:
