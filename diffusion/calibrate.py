@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -17,6 +18,7 @@ from diffusion.models import LoadedModel
 from diffusion.noising import Noising
 from diffusion.recipe import Calibration, DiffusionRecipe
 from diffusion.scores import LatentSet
+from diffusion.shipped import RECIPES
 from diffusion.taylor import InformativeSteps, PredictionLoss
 from diffusion.trajectory import Sampler, Trajectories
 from secateur.importance.objective import Objective
@@ -105,15 +107,23 @@ def read_prompts(options: Calibration) -> list[str]:
     """The prompts of a recipe and of its file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is neither such a file, nor a list of this name among the package's files.
     """
     prompts = list(options.prompts)
     if options.prompts_file is not None:
-        if not options.prompts_file.is_file():
-            raise FileNotFoundError(f"{options.prompts_file}: no such file")
-        lines = options.prompts_file.read_text(encoding="utf-8").splitlines()
+        lines = _prompts_file(options.prompts_file).read_text(encoding="utf-8").splitlines()
         prompts += [line.strip() for line in lines if line.strip()]
     return prompts
+
+
+def _prompts_file(given: Path) -> Path:
+    """The file of that path, or the list that comes with the package under that name."""
+    if given.is_file():
+        return given
+    shipped = {path.name: path for path in sorted(RECIPES.glob("*.txt"))}
+    if str(given) not in shipped:
+        raise FileNotFoundError(f"{given}: no such file, nor a list that comes with the package ({', '.join(shipped)})")
+    return shipped[str(given)]
 
 
 def scheduler_class(path: str) -> Any:

@@ -19,6 +19,7 @@ from diffusion.models import find, load_model
 from diffusion.prune import DryRun, Pruning, dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
 from diffusion.report import grid, write_evaluation
+from diffusion.shipped import RECIPES
 from diffusion.units import Kind, prunable
 from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
@@ -26,6 +27,7 @@ from secateur.files import replacing_file
 from secateur.importance import Random
 from secateur.quantities import format_bytes, format_decibels
 from secateur.recipe import read_recipe, recipe_of
+from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 
@@ -81,7 +83,7 @@ class Generated:
 
 def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | ExpertsRecord | DryRun:
     """`secateur diffusion prune`."""
-    file = read_recipe(recipe, DiffusionRecipe)
+    file = read_recipe(find_recipe(recipe, RECIPES), DiffusionRecipe)
     if dry_run:
         return _dry_run(file)
     with progress_bar() as report:
@@ -139,6 +141,16 @@ def _show_estimate(record: DryRun) -> None:
         table.add_row(f"forwards to {stage}", f"{forwards:,}")
     table.add_row("time on this machine", _duration(found.seconds))
     console.print(table)
+
+
+def list_recipes() -> tuple[ShippedRecipe, ...]:
+    """`secateur diffusion recipes`."""
+    return shipped_recipes(RECIPES)
+
+
+def show_recipes(recipes: tuple[ShippedRecipe, ...]) -> None:
+    """Print what each recipe does."""
+    console.print(recipe_table(recipes))
 
 
 def describe_model(model: str, component: str | None) -> ModelInfo:

@@ -135,7 +135,8 @@ class Calibration:
     Args:
         prompts: what is asked for, again and again until there are `count`; a class label a line for models of classes.
             Empty: every class, or what the model comes with.
-        prompts_file: the same, a line each, beside `prompts`.
+        prompts_file: the same, a line each, beside `prompts`: a file, or the name of a list that comes with the
+            package (photographs.txt). Looked for in this order.
         count: how many trajectories, or latents.
         steps: of the sampler.
         guidance: classifier-free guidance scale; 1: none.

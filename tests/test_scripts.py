@@ -80,6 +80,12 @@ def test_ci_runs_the_test_script() -> None:
     assert "scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_recipes_of_the_packages_are_found_in_one_folder() -> None:
+    links = sorted((ROOT / "scripts" / "recipes").glob("*.yaml"))
+    shipped = [path for package in ("diffusion", "vit") for path in (ROOT / package / "recipes").glob("*.yaml")]
+    assert [link.resolve() for link in links] == sorted(shipped, key=lambda path: path.name)
+
+
 def test_readme_names_both_commands() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "scripts/demo.sh" in readme

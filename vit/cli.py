@@ -13,6 +13,7 @@ from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
 from secateur.quantities import format_bytes
 from secateur.recipe import read_recipe
+from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from vit.choose import demo_folder, find_model, is_pruned
@@ -25,6 +26,7 @@ from vit.prune import DryRun, Pruning, dry_run, prune
 from vit.pruned import TOKENS, count_patches, load
 from vit.recipe import VitRecipe
 from vit.report import write_evaluation
+from vit.shipped import RECIPES
 from vit.sources import DemoImages, check_images
 from vit.units import Kind, prunable
 
@@ -71,7 +73,7 @@ class ModelInfo:
 
 def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | DryRun:
     """`secateur vit prune`."""
-    file = read_recipe(recipe, VitRecipe)
+    file = read_recipe(find_recipe(recipe, RECIPES), VitRecipe)
     if dry_run:
         return _dry_run(file)
     with progress_bar() as report:
@@ -100,6 +102,16 @@ def show_pruning(record: Pruning | DryRun) -> None:
 
 def _beside(after: int | None, before: int | None) -> tuple[str]:
     return (f"{after:,} ({after / before:.1%})" if after and before else "",)
+
+
+def list_recipes() -> tuple[ShippedRecipe, ...]:
+    """`secateur vit recipes`."""
+    return shipped_recipes(RECIPES)
+
+
+def show_recipes(recipes: tuple[ShippedRecipe, ...]) -> None:
+    """Print what each recipe does."""
+    console.print(recipe_table(recipes))
 
 
 def describe_model(model: str, architecture: str | None) -> ModelInfo:

@@ -33,13 +33,22 @@ def _later(name: str) -> Callable[..., Any]:
 
 
 def _configure_prune(parser: ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to prune, how and how far")
+    parser.add_argument(
+        "recipe",
+        type=Path,
+        metavar="RECIPE",
+        help="what to prune, how and how far: a YAML file, or the name of a shipped recipe",
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder of the result (default: the recipe's output)"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what would be left: nothing is loaded and nothing written"
     )
+
+
+def _configure_recipes(parser: ArgumentParser) -> None:
+    """`recipes` takes no arguments of its own."""
 
 
 def _configure_info(parser: ArgumentParser) -> None:
@@ -81,6 +90,12 @@ VIT = CommandGroup(
             _configure_prune,
             _later("prune_recipe"),
             _later("show_pruning"),
+        ),
+        "recipes": Command(
+            "list the recipes that come with the package",
+            _configure_recipes,
+            _later("list_recipes"),
+            _later("show_recipes"),
         ),
         "info": Command(
             "say what is in a model: parameters, multiply-adds, units that can go, tokens",

@@ -8,15 +8,16 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from diffusion.calibrate import read_prompts
 from diffusion.models import PUBLISHED, find
 from diffusion.prune import dry_run
 from diffusion.recipe import Budget, DiffusionRecipe, Recovery, Units
+from diffusion.shipped import RECIPES
 from secateur.recipe import read_recipe, recipe_of
 from tests.diffusion.recipes import recipe, save_dit
 
 ROOT = Path(__file__).parents[2]
-# Recipes of vision transformers have steps.
-SHIPPED = sorted(path for path in (ROOT / "scripts" / "recipes").glob("*.yaml") if "\nsteps:" not in path.read_text())
+SHIPPED = sorted(RECIPES.glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,10 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipes_read_and_name_what_is_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_shipped_recipes_read_and_name_what_is_there(path: Path) -> None:
     found = read_recipe(path, DiffusionRecipe).recipe
     assert found.output == Path("out") / path.stem
-    assert found.calibration.prompts_file is None or found.calibration.prompts_file.is_file()
+    assert found.calibration.prompts_file is None or read_prompts(found.calibration)
     if found.model.id not in PUBLISHED:
         try:
             find(found.model.id)
@@ -110,8 +110,7 @@ def test_whole_blocks_that_are_named_go(dit: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipes_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_shipped_recipes_plan(path: Path) -> None:
     file = read_recipe(path, DiffusionRecipe)
     if file.recipe.model.id not in PUBLISHED and not (ROOT / "diffusion/demo/models" / file.recipe.model.id).is_dir():
         pytest.skip(f"the demo model {file.recipe.model.id} is not here")

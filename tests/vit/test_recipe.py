@@ -16,11 +16,11 @@ from vit.choose import demo_folder
 from vit.models import PUBLISHED
 from vit.prune import dry_run, prune
 from vit.recipe import Blocks, Budget, CroprStages, Distil, Recovery, Static, Step, Tokens, VitRecipe
+from vit.shipped import RECIPES
 from vit.sources import DemoImages, ImageParts
 from vit.tokens import Target, TokenMerging
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = sorted(path for path in (ROOT / "scripts" / "recipes").glob("*.yaml") if "\nsteps:" in path.read_text())
+SHIPPED = sorted(RECIPES.glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
