@@ -9,8 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+
+from secateur.metrics.timing_turn import timing_turn
+
+Clock = Literal["host", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,10 @@ class Speed:
         repeats: number of repeats that were timed, after one warm-up.
         threads: threads that torch and numba were held to.
         load_average: load average of the machine over the last minute when timing began; None where it has none.
+        times_ms: the mean time of a frame in each repeat, in order, in milliseconds.
+        first_call_ms: of the very first frame, before the warm-up: with whatever was compiled or loaded for it and not
+            before in this process. No other number here has a part in it.
+        clock: "host": wall clock, the device waited for; "cuda": events on the device's stream.
     """
 
     frames_per_second: float
@@ -34,10 +43,15 @@ class Speed:
     repeats: int
     threads: int
     load_average: float | None
+    times_ms: tuple[float, ...]
+    first_call_ms: float
+    clock: Clock
 
 
 def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 5, threads: int | None = None) -> Speed:
     """Time `draw(frame)` for frame 0 .. frames-1, `repeats` times after one warm-up of all the frames.
+
+    One process of a user times at a time on a machine: others wait, as `timing_turn` says.
 
     Args:
         draw: draws one frame.
@@ -50,12 +64,15 @@ def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 
     """
     if frames < 1 or repeats < 1:
         raise ValueError(f"frames and repeats must be at least 1, got {frames} and {repeats}")
-    with pinned_threads(threads) as used:
+    with timing_turn(), pinned_threads(threads) as used:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        _time_frames(draw, frames)
-        times = [_time_frames(draw, frames) for _ in range(repeats)]
+        first, _ = _time_frames(draw, range(1))
+        for frame in range(1, frames):
+            draw(frame)
+        timings = [_time_frames(draw, range(frames)) for _ in range(repeats)]
+    times = tuple(milliseconds for milliseconds, _ in timings)
     median = statistics.median(times)
-    return Speed(1000.0 / median, median, min(times), frames, repeats, used, load)
+    return Speed(1000.0 / median, median, min(times), frames, repeats, used, load, times, first, timings[0][1])
 
 
 @contextmanager
@@ -76,16 +93,23 @@ def pinned_threads(count: int | None) -> Iterator[int]:
             numba.set_num_threads(before_numba)
 
 
-def _time_frames(draw: Callable[[int], object], frames: int) -> float:
-    """Milliseconds a frame."""
-    _wait_for_device()
-    start = time.perf_counter()
-    for frame in range(frames):
-        draw(frame)
-    _wait_for_device()
-    return (time.perf_counter() - start) * 1000.0 / frames
-
-
-def _wait_for_device() -> None:
+def _time_frames(draw: Callable[[int], object], frames: range) -> tuple[float, Clock]:
+    """Milliseconds a frame, and by which clock."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        return _time_on_device(draw, frames) / len(frames), "cuda"
+    start = time.perf_counter()
+    for frame in frames:
+        draw(frame)
+    return (time.perf_counter() - start) * 1000.0 / len(frames), "host"
+
+
+def _time_on_device(draw: Callable[[int], object], frames: range) -> float:
+    """Milliseconds between two events around the frames on the current stream: idle waits for the host count."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    for frame in frames:
+        draw(frame)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))

@@ -1,12 +1,13 @@
 """How far a set of images is from another, and how sure a mean over images is."""
 
-from secateur.metrics.distribution.bootstrap import Interval, mean_interval, paired_interval
+from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
 from secateur.metrics.distribution.clip_score import clip_score
 from secateur.metrics.distribution.cmmd import cmmd
 from secateur.metrics.distribution.frechet import frechet_distance, frechet_distance_of_vectors, frechet_floor
 from secateur.metrics.distribution.judge import Distances, DistributionJudge, frechet_name
 from secateur.metrics.distribution.kid import KernelDistance, kernel_distance
 from secateur.metrics.distribution.moments import Moments, gather_moments
+from secateur.metrics.interval import Interval
 
 __all__ = [
     "Distances",

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.metrics.interval import Interval
+
 Method = Literal["percentile", "BCa"]
 
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its confidence interval.
-
-    Args:
-        mean: of the values.
-        low: lower end.
-        high: upper end.
-        confidence: share of such intervals that hold the true mean.
-        count: number of values.
-    """
-
-    mean: float
-    low: float
-    high: float
-    confidence: float
-    count: int
 
 
 def mean_interval(
