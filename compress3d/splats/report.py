@@ -149,10 +149,10 @@ def _page(
     points = tuple(
         Point(file.bytes / 1e6, quality.mean_psnr, name) for name, (file, quality) in zip(names, outcomes, strict=True)
     )
-    plot = Plot("Quality over size", "size in MB", "mean PSNR in dB", points) if len(points) > 1 else None
+    plot = Plot("Quality over size", "size in MB", "mean PSNR in dB", points, "lower", "higher")
     pictures = zip(drawings.views, drawings.before, strict=True)
     views = tuple(View(f"View {view + 1}", image) for view, image in pictures)
-    return Page(original.name, subtitle, "Original", views, results, plot, details=details)
+    return Page(original.name, subtitle, "Original", views, results, (plot,), details=details)
 
 
 def _figures(original: SceneFile, file: SceneFile, quality: Quality) -> tuple[Figure, ...]:

@@ -56,7 +56,7 @@ def write_training_report(record: TrainRecord, scene: SplatScene, capture: Captu
         "Photograph",
         tuple(View(name, image) for name, image in zip(names, photographs, strict=True)),
         (result,),
-        _curve(record),
+        (_curve(record),),
         _details(record),
     )
     return write_report(page, record, directory)

@@ -3,35 +3,85 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from string import Template
 
-from secateur.report.page import Cell, Drawing, Figure, Meter, Page, Result, Table
-from secateur.report.pictures import data_uri, error_scale, heat_map, palette_stops
+from secateur.report.page import Drawing, Figure, Page, Result
+from secateur.report.pictures import ENCODINGS, Encoding, data_uri, error_scale, heat_map, icon, palette_stops
 from secateur.report.plot import render_plot
+from secateur.report.tables import render_section
+
+LARGEST = 10_000_000
+"""Bytes that a page may take."""
+
+_NO_ICON = "data:,"
+_DESCRIBED = 3
 
 
-def render_page(page: Page) -> str:
-    """One self-contained HTML document: no request leaves it, whoever opens it."""
-    scale = error_scale([errors for result in page.results for errors in result.errors])
-    return Template(_asset("page.html")).substitute(
-        title=escape(page.title),
-        subtitle=escape(page.subtitle),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
-        choice=_choice(page.results),
-        figures="".join(_figures(result, index) for index, result in enumerate(page.results)),
-        stage=_stage(page, scale) if page.views else "",
-        sections=_sections(page),
-        details=_details(page),
-        pictures=_pictures(page, scale) if page.views else "{}",
+def render_page(page: Page, largest: int = LARGEST) -> str:
+    """One self-contained HTML document: no request leaves it, whoever opens it.
+
+    Pictures are stored worse, then smaller, where the page would take more than `largest` bytes otherwise; its small
+    print says so.
+
+    Raises:
+        ValueError: it would take more even so.
+    """
+    size = 0
+    for encoding in ENCODINGS:
+        document = _document(page, encoding)
+        size = len(document.encode())
+        if size <= largest:
+            return document
+    pictures = f"{len(page.views)} views of {len(page.results)} results"
+    raise ValueError(
+        f"the page would take {size / 1e6:.1f} MB with small pictures, and the limit is {largest / 1e6:g} MB: "
+        f"show less than {pictures}, or shorter tables"
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A template, style sheet or script of the page."""
     return files("secateur.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def description(page: Page) -> str:
+    """The page in a line: what was done, and the key figures of the first few results."""
+    shown = [result for result in page.results if result.figures][:_DESCRIBED]
+    figures = [
+        f"{result.name}: {', '.join(f'{figure.label} {figure.value}' for figure in result.figures)}" for result in shown
+    ]
+    return " ".join((page.subtitle, "; ".join(figures))).strip()
+
+
+def _document(page: Page, encoding: Encoding) -> str:
+    scale = error_scale([errors for result in page.results for errors in result.errors])
+    choices = {result.name: index for index, result in enumerate(page.results)} if len(page.results) > 1 else {}
+    summary = render_section(page.summary, ' class="summary"', choices) if page.summary else ""
+    plots = "".join(
+        f"<section><h2>{escape(plot.title)}</h2>{render_plot(plot, choices)}</section>"
+        for plot in page.plots
+        if len(plot.points) > 1
+    )
+    return Template(asset("page.html")).substitute(
+        title=escape(page.title),
+        subtitle=escape(page.subtitle),
+        description=escape(description(page), quote=True),
+        icon=icon(page.views[0].image) if page.views else _NO_ICON,
+        style=asset("page.css"),
+        script=asset("page.js"),
+        first=page.chosen,
+        overview=summary if choices else "",
+        plots=f'<div class="plots">{plots}</div>' if plots else "",
+        choice=_choice(page.results),
+        figures="".join(_figures(result, _only(page, index)) for index, result in enumerate(page.results)),
+        stage=_stage(page, scale) if page.views else "",
+        sections=("" if choices else summary) + _sections(page, encoding),
+        details=_details(page, encoding),
+        pictures=_pictures(page, scale, encoding) if page.views else "{}",
+    )
 
 
 def _choice(results: tuple[Result, ...]) -> str:
@@ -39,15 +89,20 @@ def _choice(results: tuple[Result, ...]) -> str:
     if len(results) == 1:
         return ""
     buttons = "".join(
-        f'<button type="button" data-result="{index}" aria-pressed="{_bool(index == 0)}">{escape(result.name)}</button>'
+        f'<button type="button" data-result="{index}" aria-pressed="false">{escape(result.name)}</button>'
         for index, result in enumerate(results)
     )
-    return f'<div class="choice" role="group" aria-label="Result">{buttons}</div>'
+    return f'<div class="choice"><div class="choices" role="group" aria-label="Result">{buttons}</div></div>'
 
 
-def _figures(result: Result, index: int) -> str:
+def _only(page: Page, index: int) -> str:
+    """Attributes of what is seen only while the result `index` is chosen."""
+    return f' data-for="{index}"{"" if index == page.chosen else " hidden"}'
+
+
+def _figures(result: Result, attributes: str) -> str:
     cards = "".join(_figure(figure) for figure in result.figures)
-    return f'<dl class="figures" data-for="{index}"{_hidden(index)}>{cards}</dl>'
+    return f'<dl class="figures"{attributes}>{cards}</dl>' if cards else ""
 
 
 def _figure(figure: Figure) -> str:
@@ -62,33 +117,33 @@ def _stage(page: Page, scale: int) -> str:
     """The comparison: the original under the result, cut by a handle that can be dragged, and the error map."""
     height, width = page.views[0].image.shape[:2]
     thumbnails = "".join(
-        f'<button type="button" data-view="{index}" aria-pressed="{_bool(index == 0)}">'
+        f'<button type="button" data-view="{index}" aria-pressed="{"false" if index else "true"}">'
         f'<img alt="" width="72" height="72" data-thumbnail="{index}"><span>{escape(view.name)}</span></button>'
         for index, view in enumerate(page.views)
     )
     stops = ", ".join(palette_stops())
-    return Template(_asset("stage.html")).substitute(
+    return Template(asset("stage.html")).substitute(
         width=width,
         height=height,
         original=escape(page.original, quote=True),
-        result=escape(page.results[0].name, quote=True),
+        result=escape(page.results[page.chosen].name, quote=True),
         thumbnails=thumbnails,
         stops=stops,
         scale="255" if scale == 255 else f"{scale} or more",
     )
 
 
-def _pictures(page: Page, scale: int) -> str:
+def _pictures(page: Page, scale: int, encoding: Encoding) -> str:
     """The pictures as JSON for the script. "<" is spelled so that no name can close the script element."""
     record = {
         "original": page.original,
-        "views": [{"name": view.name, "image": data_uri(view.image)} for view in page.views],
+        "views": [{"name": view.name, "image": data_uri(view.image, encoding)} for view in page.views],
         "results": [
             {
                 "name": result.name,
-                "images": [data_uri(image) for image in result.images],
+                "images": [data_uri(image, encoding) for image in result.images],
                 "captions": result.captions,
-                "errors": [data_uri(heat_map(errors, scale)) for errors in result.errors],
+                "errors": [data_uri(heat_map(errors, scale), encoding) for errors in result.errors],
             }
             for result in page.results
         ],
@@ -96,63 +151,40 @@ def _pictures(page: Page, scale: int) -> str:
     return json.dumps(record).replace("<", "\\u003c")
 
 
-def _sections(page: Page) -> str:
-    plot = ""
-    if page.plot is not None and len(page.plot.points) > 1:
-        plot = f"<section><h2>{escape(page.plot.title)}</h2>{render_plot(page.plot)}</section>"
+def _sections(page: Page, encoding: Encoding) -> str:
     own = "".join(
-        _table(table, f' data-for="{index}"{_hidden(index)}')
+        render_section(table, _only(page, index))
         for index, result in enumerate(page.results)
         for table in result.tables
     )
     drawn = "".join(
-        _drawing(drawing, f' data-for="{index}"{_hidden(index)}')
+        _drawing(drawing, _only(page, index), encoding)
         for index, result in enumerate(page.results)
         for drawing in result.drawings
     )
-    return plot + own + drawn
+    return own + drawn + "".join(render_section(table) for table in page.tables)
 
 
-def _drawing(drawing: Drawing, attributes: str) -> str:
+def _drawing(drawing: Drawing, attributes: str, encoding: Encoding) -> str:
+    """A picture on a button that shows it larger."""
     height, width = drawing.image.shape[:2]
     note = f'<p class="note">{escape(drawing.note)}</p>' if drawing.note else ""
-    picture = (
-        f'<img class="drawing" alt="{escape(drawing.title, quote=True)}" width="{width}" height="{height}" '
-        f'src="{data_uri(drawing.image)}">'
+    title = escape(drawing.title, quote=True)
+    picture = f'<img alt="{title}" width="{width}" height="{height}" src="{data_uri(drawing.image, encoding)}">'
+    button = f'<button type="button" class="drawing" aria-label="Enlarge: {title}">{picture}</button>'
+    return f"<section{attributes}><h2>{escape(drawing.title)}</h2>{button}{note}</section>"
+
+
+def _details(page: Page, encoding: Encoding) -> str:
+    details: Mapping[str, str] = page.details
+    if encoding != ENCODINGS[0]:
+        lowered = (
+            f"WebP of quality {encoding.quality}, {encoding.share:.0%} of their width, so that the page stays small"
+        )
+        details = {**details, "Pictures": lowered}
+    command = ""
+    if page.command:
+        command = f'<div class="command"><dt>Command</dt><dd><code>{escape(page.command)}</code></dd></div>'
+    return command + "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in details.items()
     )
-    return f"<section{attributes}><h2>{escape(drawing.title)}</h2>{picture}{note}</section>"
-
-
-def _table(table: Table, attributes: str) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    body = "".join(f"<tr>{_cells(row)}</tr>" for row in table.rows)
-    foot = f"<tfoot><tr>{_cells(table.total)}</tr></tfoot>" if table.total else ""
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    inner = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>"
-    return f'<section{attributes}><h2>{escape(table.title)}</h2><div class="scroll">{inner}</div>{note}</section>'
-
-
-def _cells(row: Iterable[Cell]) -> str:
-    name, *numbers = row
-    cells = [f'<th scope="row">{escape(name.text if isinstance(name, Meter) else name)}</th>']
-    for cell in numbers:
-        if isinstance(cell, Meter):
-            share = min(max(cell.share, 0.0), 1.0)
-            cells.append(f'<td class="meter" style="--share:{share:.4f}">{escape(cell.text)}</td>')
-        else:
-            cells.append(f"<td>{escape(cell)}</td>")
-    return "".join(cells)
-
-
-def _details(page: Page) -> str:
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.details.items()
-    )
-
-
-def _hidden(index: int) -> str:
-    return " hidden" if index else ""
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"

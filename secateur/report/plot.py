@@ -1,65 +1,104 @@
-"""A curve as inline SVG, coloured by the page's style sheet."""
+"""A plot as inline SVG, coloured by the page's style sheet: points that choose a result, a line through the best."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
-from secateur.report.page import Plot
+from secateur.report.page import Better, Plot, Point
+from secateur.report.plot_axis import Axis, axis_of
+from secateur.report.plot_labels import place_labels
 
-_WIDTH, _HEIGHT = 440, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 424, 18, 236
+WIDTH, HEIGHT = 440, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 424, 16, 246
+_LONGEST = 26
 
 
-def render_plot(plot: Plot) -> str:
-    """An SVG of the curve through the plot's points, from left to right, each with its name.
+def render_plot(plot: Plot, choices: Mapping[str, int] | None = None) -> str:
+    """An SVG of the points, each with its name where there is room, and of the line that `Plot` speaks of.
 
     Points that are not finite have no place on it and are left out.
+
+    Args:
+        plot: what it shows.
+        choices: name -> index of the result that a point of this name chooses.
     """
     points = sorted((point for point in plot.points if math.isfinite(point.x + point.y)), key=lambda point: point.x)
-    xs, ys = _Axis([point.x for point in points], _LEFT, _RIGHT), _Axis([point.y for point in points], _BOTTOM, _TOP)
-    places = [(xs(point.x), ys(point.y)) for point in points]
+    xs = axis_of([point.x for point in points], _LEFT, _RIGHT)
+    ys = axis_of([end for point in points for end in (point.y, *(point.interval or ()))], _BOTTOM, _TOP)
+    compared = plot.x_better != "neither" and plot.y_better != "neither"
+    front = pareto_front(points, plot.x_better, plot.y_better) if compared else points
+    line = " ".join(f"{xs(point.x):.1f},{ys(point.y):.1f}" for point in front)
+    parts = [*_grid(xs, ys), f'<polyline class="curve" points="{line}"/>']
+    parts += [_point(point, xs, ys, point in front, (choices or {}).get(point.name)) for point in points]
+    names = [_shortened(point.name) for point in points]
+    labels = place_labels(names, [(xs(point.x), ys(point.y)) for point in points], (_LEFT, _TOP, _RIGHT, _BOTTOM))
+    for name, label in zip(names, labels, strict=True):
+        if label is not None:
+            x, y, anchor = label
+            parts.append(f'<text class="name {anchor}" x="{x:.1f}" y="{y:.1f}">{escape(name)}</text>')
+    parts += _axis_titles(plot)
+    described = "; ".join(f"{point.name}: {_number(point.x)}, {_number(point.y)}" for point in points)
+    said = escape(f"{plot.title}. {plot.y_label} over {plot.x_label}. {described}", quote=True)
+    role = "group" if any(point.name in (choices or {}) for point in points) else "img"
+    return f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="{role}" aria-label="{said}">{"".join(parts)}</svg>'
+
+
+def pareto_front(points: Sequence[Point], x_better: Better, y_better: Better) -> list[Point]:
+    """The points that no other is at least as good as in both and better in one, from left to right."""
+    right, up = (1.0 if better == "higher" else -1.0 for better in (x_better, y_better))
+
+    def beaten(one: Point) -> bool:
+        return any(
+            right * other.x >= right * one.x and up * other.y >= up * one.y and (other.x, other.y) != (one.x, one.y)
+            for other in points
+        )
+
+    return sorted((point for point in points if not beaten(point)), key=lambda point: point.x)
+
+
+def _grid(xs: Axis, ys: Axis) -> list[str]:
     parts = [f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{ys(y):.1f}" y2="{ys(y):.1f}"/>' for y in ys.ticks]
     parts += [f'<text class="tick end" x="{_LEFT - 8}" y="{ys(y) + 4:.1f}">{_number(y)}</text>' for y in ys.ticks]
     parts += [f'<text class="tick mid" x="{xs(x):.1f}" y="{_BOTTOM + 18}">{_number(x)}</text>' for x in xs.ticks]
-    parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
-    for point, (x, y) in zip(points, places, strict=True):
-        anchor = "end" if x > 0.8 * _RIGHT else "start"
-        shift, below = (-9, -9) if anchor == "end" else (9, 16)
-        parts.append(f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        parts.append(f'<text class="name {anchor}" x="{x + shift:.1f}" y="{y + below:.1f}">{escape(point.name)}</text>')
-    middle = (_LEFT + _RIGHT) / 2
-    parts.append(f'<text class="axis mid" x="{middle}" y="{_HEIGHT - 8}">{escape(plot.x_label)}</text>')
-    parts.append(
-        f'<text class="axis mid" transform="translate(13 {_HEIGHT / 2 - 12}) rotate(-90)">{escape(plot.y_label)}</text>'
+    return parts
+
+
+def _point(point: Point, xs: Axis, ys: Axis, front: bool, chosen: int | None) -> str:
+    """The mark, with an area around it that fingers hit; a button where it chooses a result."""
+    x, y = xs(point.x), ys(point.y)
+    said = escape(f"{point.name}: {_number(point.x)}, {_number(point.y)}", quote=True)
+    drawn = "" if point.interval is None else _whisker(x, *(ys(end) for end in point.interval))
+    drawn += f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+    kind = "mark" if front else "mark behind"
+    if chosen is None:
+        return f'<g class="{kind} still"><title>{said}</title>{drawn}</g>'
+    button = f'role="button" tabindex="0" data-result="{chosen}" aria-pressed="false" aria-label="{said}"'
+    area = f'<circle class="area" cx="{x:.1f}" cy="{y:.1f}" r="15"/>'
+    return f'<g class="{kind}" {button}><title>{said}</title>{area}{drawn}</g>'
+
+
+def _whisker(x: float, low: float, high: float) -> str:
+    ends = "".join(f"M{x - 4:.1f} {y:.1f}h8" for y in (low, high))
+    return f'<path class="whisker" d="M{x:.1f} {low:.1f}V{high:.1f}{ends}"/>'
+
+
+def _axis_titles(plot: Plot) -> list[str]:
+    arrows = {"higher": " (more is better →)", "lower": " (← less is better)", "neither": ""}
+    across, middle = (_LEFT + _RIGHT) / 2, (_TOP + _BOTTOM) / 2
+    x_title, y_title = (
+        escape(label + arrows[better])
+        for label, better in ((plot.x_label, plot.x_better), (plot.y_label, plot.y_better))
     )
-    described = "; ".join(f"{point.name}: {_number(point.x)}, {_number(point.y)}" for point in points)
-    label = escape(f"{plot.title}. {plot.y_label} over {plot.x_label}. {described}", quote=True)
-    return f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return [
+        f'<text class="axis mid" x="{across}" y="{HEIGHT - 10}">{x_title}</text>',
+        f'<text class="axis mid" transform="translate(14 {middle}) rotate(-90)">{y_title}</text>',
+    ]
 
 
-class _Axis:
-    """Maps values to pixels, with a few round ticks."""
-
-    def __init__(self, values: list[float], start: float, end: float) -> None:
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-        self.low, self.high = low - margin, high + margin
-        if low >= 0 > self.low:
-            self.low = 0.0
-        self.start, self.end = start, end
-        step = _round_step((self.high - self.low) / 4)
-        first = math.ceil(self.low / step)
-        self.ticks = [index * step for index in range(first, math.floor(self.high / step) + 1)]
-
-    def __call__(self, value: float) -> float:
-        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
-
-
-def _round_step(step: float) -> float:
-    """The next of 1, 2, 5, 10, ... times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _number(value: float) -> str:
