@@ -75,7 +75,7 @@ class Cameras:
             Ks = torch.tensor(record["Ks"] if "Ks" in record else record["K"], dtype=torch.float32)
             width, height = int(record["width"]), int(record["height"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"cameras need width, height, K or Ks, and viewmats: {error!r}") from error
+            raise ValueError(f"cameras need width, height, K or Ks, and viewmats ({error!r})") from error
         if Ks.ndim == 2:
             Ks = Ks.expand(len(viewmats), 3, 3)
         return cls(viewmats, Ks, width, height)
@@ -89,6 +89,8 @@ class Cameras:
         """
         try:
             return cls.from_json(json.loads(Path(path).read_text()))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

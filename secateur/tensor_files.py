@@ -67,7 +67,9 @@ class TensorFormat:
                 check(header)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
             return restore(header, tensors)
-        except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file, or one that is cut short ({error})") from error
+        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def _checked(self, text: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def _pruning(prune: str | None, keep: str | None) -> PruneAt | None:
 def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ValueError(f"--device {name}: choose cpu or cuda")
     if name != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch finds no CUDA device here")
     return torch.device(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.files import replacing_file, replacing_folder
+from secateur.files import check_folder, replacing_file, replacing_folder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -81,3 +81,23 @@ def test_the_index_comes_after_all_that_it_names_and_before_anything_is_removed(
         for name in ("z", "index", "a"):
             (temporary / name).touch()
     assert moved == ["a", "z", "index"] and not (tmp_path / "goes").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "file/far/below"])
+def test_what_can_be_no_folder_is_told_so_beforehand(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("old")
+    for attempt in (check_folder, lambda path: replacing_folder(path).__enter__()):
+        with pytest.raises(NotADirectoryError, match=r"cannot be a folder: .* is a file"):
+            attempt(tmp_path / name)
+    check_folder(tmp_path / "new" / "folder")
+    assert contents(tmp_path) == {"file": "old"} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_is_not_written_over_a_folder_nor_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder is a folder"), replacing_file(tmp_path / "folder"):
+        pass
+    with pytest.raises(NotADirectoryError, match=r"file cannot be a folder"), replacing_file(tmp_path / "file" / "a"):
+        pass
+    assert not list((tmp_path / "folder").iterdir())
