@@ -134,3 +134,16 @@ class SplatScene:
     def cut(self, keep: Keep) -> Self:
         check_keep(keep, self.groups())
         return self.select(keep[GAUSSIANS])
+
+    def _repr_html_(self) -> str:
+        """A picture and a line about the scene, for notebooks."""
+        from compress3d.splats.preview import facts, preview  # which draws, and drawing needs scenes
+        from secateur.report.notebook import picture_html
+
+        return picture_html(preview(self), facts(self))
+
+    def _repr_png_(self) -> bytes:
+        from compress3d.splats.preview import preview
+        from secateur.report.notebook import png
+
+        return png(preview(self))
