@@ -76,6 +76,14 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def format_count(count: float) -> str:
+    """A count for people, in thousands to trillions from a hundred thousand up: "38,893", "17.7 M", "20.9 G"."""
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= max(factor, 1e5):
+            return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:.0f} {unit}"
+    return f"{count:,.0f}"
+
+
 def format_decibels(value: float) -> str:
     """Decibels for people: "35.20 dB", or "identical" where there is no error at all."""
     return f"{value:.2f} dB" if math.isfinite(value) else "identical"

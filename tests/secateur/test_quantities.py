@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.quantities import format_bytes, format_decibels, parse_decibels, parse_keep, parse_size
+from secateur.quantities import format_bytes, format_count, format_decibels, parse_decibels, parse_keep, parse_size
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,8 @@ def test_bytes_for_people_read_back_within_half_a_percent(size: int) -> None:
 def test_decibels_for_people() -> None:
     assert format_decibels(35.204) == "35.20 dB"
     assert format_decibels(float("inf")) == "identical"
+
+
+def test_counts_are_exact_while_they_are_short() -> None:
+    said = {99_999: "99,999", 381_610: "382 k", 999_950: "1000 k", 20_908_224: "20.9 M", 4.1e12: "4.1 T", 0: "0"}
+    assert {count: format_count(count) for count in said} == said
