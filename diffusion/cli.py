@@ -14,15 +14,19 @@ from diffusion.aptp.run import ExpertsRecord, train_experts
 from diffusion.calibrate import Generator
 from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
 from diffusion.inputs import example_inputs
-from diffusion.judging import judge
+from diffusion.judging import asked_of, judge
 from diffusion.models import find, load_model
 from diffusion.prune import DryRun, Pruning, dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
-from diffusion.report import grid, write_evaluation
+from diffusion.record import record_of
+from diffusion.report import evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
 from diffusion.units import Kind, prunable
 from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
+from secateur.evaluation.evaluator import Evaluated
+from secateur.evaluation.naming import distinct_names
+from secateur.evaluation.run import Start
 from secateur.files import replacing_file
 from secateur.importance import Random
 from secateur.quantities import format_bytes, format_decibels
@@ -220,8 +224,9 @@ def evaluate_folders(
     guidance: float | None = None,
     prompts: Path | None = None,
     judge: Any = None,
-) -> Evaluation:
+) -> Evaluated:
     """`secateur diffusion evaluate`, and `secateur evaluate` for folders of diffusion models."""
+    start = Start.now()
     judging = replace(Judging(judge=judge), samples=16 if samples is None else samples)
     calibration = Calibration(prompts_file=prompts, steps=steps or 20, guidance=1.0 if guidance is None else guidance)
     file = recipe_of(replace(_recipe(str(reference), calibration), evaluation=judging))
@@ -229,12 +234,23 @@ def evaluate_folders(
     with progress_bar() as report:
         report(0.0, "loading")
         dense = load_model(str(reference), device=device)
-        others = {_name(path, candidates): load_model(str(path), device=device).network for path in candidates}
+        names = distinct_names([path.name for path in candidates], candidates, {DENSE, reference.name})
+        others = {
+            name: load_model(str(path), device=device).network for name, path in zip(names, candidates, strict=True)
+        }
         tokens = find(str(reference)).architecture.text_tokens or 77
         inputs = example_inputs(dense.network, batch=judging.batch_size, text_tokens=tokens)
-        record, pictures = _judge(dense, others, Generator(dense, file), inputs, report)
-    write_evaluation(record, pictures, output, reference.name)
-    return record
+        generator = Generator(dense, file)
+        found, pictures = _judge(dense, others, generator, inputs, report)
+    protocol = {
+        "steps": calibration.steps,
+        "guidance": calibration.guidance,
+        "prompts": asked_of(generator),
+        "judge": judge,
+    }
+    record = record_of(found, [reference, *candidates], start, protocol, reference.name)
+    side_by_side(pictures, output / "samples.png")
+    return Evaluated(record, evaluation_page(found, pictures, reference.name))
 
 
 _judge = judge  # the flag has the function's name
@@ -265,13 +281,6 @@ def _psnr(one: EvaluatedModel) -> str:
 def _recipe(model: str, calibration: Calibration) -> DiffusionRecipe:
     """A recipe that samples; what it would prune does not matter."""
     return DiffusionRecipe(Model(model), criterion=Random(), budget=Budget(remove=0.0), calibration=calibration)
-
-
-def _name(path: Path, all: list[Path]) -> str:
-    """The folder's name; the whole path where another has the same."""
-    same = [other for other in all if other.name == path.name]
-    name = path.name if len(same) == 1 else str(path)
-    return f"{name} (candidate)" if name == DENSE else name
 
 
 def _duration(seconds: float) -> str:

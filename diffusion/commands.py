@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from secateur.cli import Command, CommandGroup, argument_type
+from secateur.evaluation.command import evaluate_one
 
 _SAMPLES: dict[str, dict[str, Any]] = {
     "--samples": {"type": int, "metavar": "N", "help": "samples of each model (default: 16)"},
@@ -87,20 +88,11 @@ def _configure_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _configure_evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("reference", type=Path, metavar="DENSE", help="what candidates are measured against")
-    parser.add_argument("candidates", type=Path, nargs="+", metavar="PRUNED", help="what is measured")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
-    for flag, how in _SAMPLES.items():
-        parser.add_argument(flag, **how)
-
-
 class DiffusionEvaluator:
     """Compares pruned diffusion models with the one that they stand for."""
 
     options: Mapping[str, Mapping[str, Any]] = _SAMPLES
     run = staticmethod(_later("evaluate_folders"))
-    show = staticmethod(_later("show_evaluation"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is a folder of a pipeline or of a single network of diffusers."""
@@ -109,6 +101,8 @@ class DiffusionEvaluator:
         config = path / "config.json"
         return config.is_file() and b'"_class_name"' in config.read_bytes()
 
+
+DIFFUSION_EVALUATOR = DiffusionEvaluator()
 
 DIFFUSION = CommandGroup(
     "prune diffusion models by recipes, generate and compare pictures",
@@ -134,13 +128,9 @@ DIFFUSION = CommandGroup(
         "generate": Command(
             "draw pictures with a pipeline", _configure_generate, _later("generate_pictures"), _later("show_pictures")
         ),
-        "evaluate": Command(
+        "evaluate": evaluate_one(
             "measure pruned models against the dense one: quality, sizes, times, and a page with pictures",
-            _configure_evaluate,
-            _later("evaluate_folders"),
-            _later("show_evaluation"),
+            DIFFUSION_EVALUATOR,
         ),
     },
 )
-
-DIFFUSION_EVALUATOR = DiffusionEvaluator()

@@ -13,10 +13,18 @@ from torch import Tensor, nn
 
 from diffusion.scores import LatentSource
 from secateur.console import Report, silent
-from secateur.metrics.distribution import Distances, DistributionJudge, Interval, mean_interval, paired_interval
+from secateur.metrics.distribution import (
+    Distances,
+    DistributionJudge,
+    Interval,
+    frechet_error,
+    mean_interval,
+    paired_interval,
+)
 from secateur.metrics.features.interface import check_images
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.network import NetworkCost, measure_network
+from secateur.metrics.timing_turn import timing_turn
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 
 PACKAGES = ("secateur", "torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy")
@@ -24,6 +32,9 @@ DENSE = "dense"
 """What the model is called that the others stand for."""
 
 _SMALLEST_SSIM = 11
+
+_JACKKNIFE = 30
+"""Samples that the standard error of a Frechet distance takes at least."""
 
 
 class Classifier(Protocol):
@@ -154,6 +165,7 @@ class EvaluatedModel:
         paired: against the dense model; None for the dense model itself.
         distances: from real pictures, one a feature network.
         accuracy: None without labels or a classifier.
+        frechet_errors: standard error of each Frechet distance; None where there are too few samples to tell.
     """
 
     name: str
@@ -161,6 +173,7 @@ class EvaluatedModel:
     paired: Paired | None
     distances: tuple[Distances, ...]
     accuracy: ClassAccuracy | None
+    frechet_errors: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +252,7 @@ def evaluate(
         }
     costs: dict[str, NetworkCost | None] = dict.fromkeys(models)
     if example_inputs is not None:
-        with steps("time"):
+        with steps("time"), timing_turn():
             report(1.0, "timing")
             costs = {n: measure_network(m, example_inputs, repeats=repeats, threads=threads) for n, m in models.items()}
     reference, *others = (EvaluatedModel(name, costs[name], *quality[name]) for name in models)
@@ -341,14 +354,18 @@ def _judged(
     sampling: Sampling,
     classifier: Classifier | None,
     seed: int,
-) -> tuple[Paired | None, tuple[Distances, ...], ClassAccuracy | None]:
+) -> tuple[Paired | None, tuple[Distances, ...], ClassAccuracy | None, tuple[float | None, ...]]:
     paired = None if tally is dense else _paired(tally, seed)
-    distances = tuple(
-        judge.distances(torch.cat(vectors), seed=seed) for judge, vectors in zip(judges, tally.vectors, strict=True)
+    vectors = [torch.cat(batches) for batches in tally.vectors]
+    distances = tuple(judge.distances(one, seed=seed) for judge, one in zip(judges, vectors, strict=True))
+    errors = tuple(
+        frechet_error(one, judge.moments, seed=seed) if len(one) >= _JACKKNIFE else None
+        for judge, one in zip(judges, vectors, strict=True)
     )
-    if classifier is None or sampling.labels is None:
-        return paired, distances, None
-    return paired, distances, _accuracy(tally, dense, sampling.labels, classifier.classes, seed)
+    accuracy = None
+    if classifier is not None and sampling.labels is not None:
+        accuracy = _accuracy(tally, dense, sampling.labels, classifier.classes, seed)
+    return paired, distances, accuracy, errors
 
 
 def _paired(tally: _Tally, seed: int) -> Paired:

@@ -70,13 +70,11 @@ def write_experts_page(
     )
 
 
-def write_evaluation(
-    record: Evaluation, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path, name: str
-) -> Path:
-    """Write `results.json`, `index.html` and `samples.png` of an evaluation; returns the page's path."""
+def evaluation_page(record: Evaluation, pictures: Mapping[str, Float[Tensor, "K C H W"]], name: str) -> Page:
+    """The page of an evaluation against the model `name`."""
     names = ", ".join(one.name for one in record.candidates)
     subtitle = f"{names} against {name}, on the same seeds."
-    return _written(record, record, pictures, directory, title=name, subtitle=subtitle, tables=(), details={})
+    return _page(record, pictures, title=name, subtitle=subtitle, tables=(), details={})
 
 
 def _written(
@@ -84,15 +82,25 @@ def _written(
     evaluation: Evaluation,
     pictures: Mapping[str, Tensor],
     directory: Path,
+    **shown: Any,
+) -> Path:
+    page = _page(evaluation, pictures, **shown)
+    side_by_side(pictures, directory / "samples.png")
+    return write_report(page, record, directory)
+
+
+def _page(
+    evaluation: Evaluation,
+    pictures: Mapping[str, Tensor],
     *,
     title: str,
     subtitle: str,
     tables: tuple[Table, ...],
     details: Mapping[str, str],
-) -> Path:
+) -> Page:
     shown = {name: _views(images) for name, images in pictures.items()}
     names = ["all samples", *(f"sample {index + 1}" for index in range(len(shown[DENSE]) - 1))]
-    page = Page(
+    return Page(
         title,
         subtitle,
         DENSE,
@@ -100,8 +108,6 @@ def _written(
         tuple(_result(one, evaluation, shown, tables) for one in evaluation.candidates),
         details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
     )
-    side_by_side(pictures, directory / "samples.png")
-    return write_report(page, record, directory)
 
 
 def side_by_side(pictures: Mapping[str, Float[Tensor, "K C H W"]], path: Path) -> None:

@@ -1,8 +1,8 @@
 """The `secateur` command: finds the domains' commands, and turns what goes wrong into one clear line.
 
 A domain offers its commands through the entry-point group `secateur.commands` (name -> `CommandGroup`), and its way to
-compare two things of its kind through `secateur.evaluators` (name -> `Evaluator`). The modules that these name are
-loaded for every call, so they import torch and the like only inside functions.
+compare two things of its kind through `secateur.evaluators` (name -> `secateur.evaluation.evaluator.Evaluator`). The
+modules that these name are loaded for every call, so they import torch and the like only inside functions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
 from importlib.metadata import entry_points, version
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from secateur.evaluation.run import typed
 from secateur.interrupts import naming_what_was_written
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+
+def _done(record: Any, options: Mapping[str, Any]) -> int:
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,14 @@ class Command:
         configure: adds its arguments to a parser.
         run: does it; called with the arguments by name; returns a record that `to_json` understands.
         show: prints the record for people.
+        exit_code: of the process, from the record and the options; 0 where nothing says otherwise.
     """
 
     help: str
     configure: Callable[[ArgumentParser], object]
     run: Callable[..., Any]
     show: Callable[[Any], None]
+    exit_code: Callable[[Any, Mapping[str, Any]], int] = _done
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +58,6 @@ class CommandGroup:
 
     help: str
     commands: Mapping[str, Command]
-
-
-class Evaluator(Protocol):
-    """Compares candidates with a reference of one kind."""
-
-    options: Mapping[str, Mapping[str, Any]]
-    """Flag -> keyword arguments of `add_argument`; evaluators that name the same flag share it."""
-
-    def accepts(self, path: Path) -> bool:
-        """Whether the thing at `path` is of this kind, judged without reading it whole."""
-        ...
-
-    def run(self, reference: Path, candidates: list[Path], output: Path, **options: Any) -> Any:
-        """Compare, write the report into the folder `output`, and return the record."""
-        ...
-
-    def show(self, record: Any) -> None:
-        """Print the record for people."""
-        ...
 
 
 class _Parser(ArgumentParser):
@@ -82,22 +69,45 @@ class _Parser(ArgumentParser):
         kwargs.setdefault("print_config", "--print-config")
         super().__init__(*args, **kwargs)
 
+    typed: Sequence[str] = ()
+    """The whole command line, where it is known."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        _complain(_readable(message))
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        _complain(_readable(message) + (_similar(unknown[1], self._flags()) if unknown else ""))
         raise SystemExit(BAD_INPUT)
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """A recipe of options. jsonargparse loses the name of an unknown key below two levels of commands."""
+        found = super().parse_path(cfg_path, *args, **kwargs)
+        known = [action.dest for action in self._actions]
+        for key in found.keys():  # noqa: SIM118  no mapping
+            if key not in known:
+                raise TypeError(f"{cfg_path}: there is no option {key!r}{_similar(key, known)}")
+        return found
+
+    def _flags(self) -> list[str]:
+        """The flags of the command that was typed."""
+        parser: argparse.ArgumentParser = self
+        for word in self.typed:
+            below = next((action for action in parser._actions if action.dest in ("domain", "action")), None)
+            if below is None or word not in (below.choices or ()):
+                break
+            parser = below.choices[word]  # type: ignore[index]
+        return list(parser._option_string_actions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C, or what a command says."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("SECATEUR_DEBUG"))
     try:
         task, options = _parse([argument for argument in arguments if argument != "--debug"])
         as_json = options.pop("json")
-        with naming_what_was_written():
+        with typed(arguments), naming_what_was_written():
             record = task.run(**options)
         _print_json(record) if as_json else task.show(record)
-        return 0
+        return task.exit_code(record, options)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt as interrupt:
@@ -110,10 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _parse(arguments: list[str]) -> tuple[Command | Evaluator, dict[str, Any]]:
+def _parse(arguments: list[str]) -> tuple[Command, dict[str, Any]]:
     """What the arguments ask for, and its options by name."""
+    from secateur.evaluation.command import evaluate_any  # which needs this module
+
     parser = _Parser(prog="secateur", description="Makes 3D and generative models small and fast.")
     parser.add_argument("--version", action="version", version=f"secateur {version('secateur')}")
+    parser.typed = arguments
     domains = parser.add_subcommands(dest="domain", metavar="COMMAND", title="commands")
     groups: dict[str, CommandGroup] = _load_all("secateur.commands")
     for name, group in groups.items():
@@ -122,17 +135,16 @@ def _parse(arguments: list[str]) -> tuple[Command | Evaluator, dict[str, Any]]:
         actions = sub.add_subcommands(dest="action", metavar="ACTION", title="actions")
         for action, command in group.commands.items():
             actions.add_subcommand(action, _command_parser(command.help, command.configure), help=command.help)
-    evaluators: dict[str, Evaluator] = _load_all("secateur.evaluators")
-    help = "measure candidates against a reference: quality, speed, size, and a page with pictures"
-    domains.add_subcommand("evaluate", _command_parser(help, partial(_configure_evaluate, evaluators)), help=help)
+    evaluate = evaluate_any(_load_all("secateur.evaluators"))
+    domains.add_subcommand("evaluate", _command_parser(evaluate.help, evaluate.configure), help=evaluate.help)
 
     chosen = parser.parse_args(arguments or ["--help"])
     options: Namespace = chosen[chosen.domain]
-    if chosen.domain == "evaluate":
-        return _pick_evaluator(evaluators, options.as_dict())
-    named = options[options.action].as_dict()
+    evaluating = chosen.domain == "evaluate"
+    command = evaluate if evaluating else groups[chosen.domain].commands[options.action]
+    named = (options if evaluating else options[options.action]).as_dict()
     del named["config"]
-    return groups[chosen.domain].commands[options.action], named
+    return command, named
 
 
 def _command_parser(help: str, configure: Callable[[ArgumentParser], object]) -> ArgumentParser:
@@ -143,26 +155,8 @@ def _command_parser(help: str, configure: Callable[[ArgumentParser], object]) ->
     return parser
 
 
-def _configure_evaluate(evaluators: Mapping[str, Evaluator], parser: ArgumentParser) -> None:
-    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="what candidates are measured against")
-    parser.add_argument("candidates", type=Path, nargs="+", metavar="CANDIDATE", help="what is measured")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
-    flags = {flag: how for evaluator in evaluators.values() for flag, how in evaluator.options.items()}
-    for flag, how in flags.items():
-        parser.add_argument(flag, **how)
-
-
-def _pick_evaluator(evaluators: Mapping[str, Evaluator], options: dict[str, Any]) -> tuple[Evaluator, dict[str, Any]]:
-    """The evaluator of the reference's kind, and those of the options that are its own."""
-    reference = options["reference"]
-    for path in (reference, *options["candidates"]):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file or folder")
-    evaluator = next((one for one in evaluators.values() if one.accepts(reference)), None)
-    if evaluator is None:
-        raise ValueError(f"{reference}: of no kind that can be evaluated; kinds are {', '.join(evaluators)}")
-    own = {flag.lstrip("-").replace("-", "_") for flag in evaluator.options}
-    return evaluator, {name: options[name] for name in {"reference", "candidates", "output", "json"} | own}
+class _Unfit(argparse.ArgumentTypeError, ValueError):
+    """A value that will not do: argparse knows the one, jsonargparse, which reads recipes, the other."""
 
 
 def argument_type(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -172,9 +166,14 @@ def argument_type(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return parse(value)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+            raise _Unfit(str(error)) from error
 
     return checked
+
+
+def _similar(name: str, known: Sequence[str]) -> str:
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _load_all(group: str) -> dict[str, Any]:

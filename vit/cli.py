@@ -11,6 +11,9 @@ from rich.table import Table
 
 from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
+from secateur.evaluation.evaluator import Evaluated
+from secateur.evaluation.naming import distinct_names
+from secateur.evaluation.run import Start
 from secateur.quantities import format_bytes
 from secateur.recipe import read_recipe
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
@@ -18,14 +21,15 @@ from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from vit.choose import demo_folder, find_model, is_pruned
 from vit.data import LabelledImages, read_folder
-from vit.evaluate import Evaluation, evaluate
+from vit.evaluate import DENSE, Evaluation, evaluate
 from vit.images import PREPROCESSOR
 from vit.inputs import example_inputs
 from vit.models import LoadedModel
 from vit.prune import DryRun, Pruning, dry_run, prune
 from vit.pruned import TOKENS, count_patches, load
 from vit.recipe import VitRecipe
-from vit.report import write_evaluation
+from vit.record import record_of
+from vit.report import evaluation_page
 from vit.shipped import RECIPES
 from vit.sources import DemoImages, check_images
 from vit.units import Kind, prunable
@@ -156,22 +160,24 @@ def evaluate_folders(
     data: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
-) -> Evaluation:
+) -> Evaluated:
     """`secateur vit evaluate`, and `secateur evaluate` for folders of vision transformers."""
+    start = Start.now()
     with progress_bar() as report:
         report(0.0, "loading")
         dense = _loaded(reference)
-        others = {_name(path, candidates): _loaded(path).network for path in candidates}
+        names = distinct_names([path.name for path in candidates], candidates, {DENSE, reference.name})
+        others = {name: _loaded(path).network for name, path in zip(names, candidates, strict=True)}
         images = _images(data, dense)
         check_images(images, dense)
         batch_size = 32 if batch is None else batch
         if batch_size < 1 or (threads is not None and threads < 1):
             raise ValueError(f"--batch and --threads must be at least 1, got {batch_size} and {threads}")
-        record, pictures = evaluate(
+        found, pictures = evaluate(
             dense.network, others, images, batch_size=batch_size, threads=threads or 1, report=report
         )
-    write_evaluation(record, pictures, output, reference.name)
-    return record
+    record = record_of(found, [reference, *candidates], start, images, reference.name)
+    return Evaluated(record, evaluation_page(found, pictures, reference.name))
 
 
 def _images(data: str | None, model: LoadedModel) -> LabelledImages:
@@ -207,11 +213,6 @@ def show_evaluation(record: Evaluation) -> None:
     table.add_row("parameters", *(f"{one.cost.params:,}" for one in models))
     table.add_row("bytes", *(format_bytes(one.cost.bytes) for one in models))
     console.print(table)
-
-
-def _name(path: Path, candidates: list[Path]) -> str:
-    """What a candidate is called: its folder's name, or its path where two have the same."""
-    return path.name if [one.name for one in candidates].count(path.name) == 1 else str(path)
 
 
 def _table(title: str, first: str, *columns: str) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from secateur.cli import Command, CommandGroup
+from secateur.evaluation.command import evaluate_one
 
 _IMAGES: dict[str, dict[str, Any]] = {
     "--data": {
@@ -58,20 +59,11 @@ def _configure_info(parser: ArgumentParser) -> None:
     parser.add_argument("--architecture", metavar="CLASS", help="class of transformers (default: the configuration's)")
 
 
-def _configure_evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("reference", type=Path, metavar="DENSE", help="what candidates are measured against")
-    parser.add_argument("candidates", type=Path, nargs="+", metavar="PRUNED", help="what is measured")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
-    for flag, how in _IMAGES.items():
-        parser.add_argument(flag, **how)
-
-
 class VitEvaluator:
     """Compares pruned vision transformers with the one that they stand for."""
 
     options: Mapping[str, Mapping[str, Any]] = _IMAGES
     run = staticmethod(_later("evaluate_folders"))
-    show = staticmethod(_later("show_evaluation"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is a folder of a model of transformers."""
@@ -81,6 +73,8 @@ class VitEvaluator:
             return False
         return isinstance(fields, dict) and "model_type" in fields
 
+
+VIT_EVALUATOR = VitEvaluator()
 
 VIT = CommandGroup(
     "prune vision transformers by recipes: heads, neurons, blocks, tokens",
@@ -103,13 +97,9 @@ VIT = CommandGroup(
             _later("describe_model"),
             _later("show_info"),
         ),
-        "evaluate": Command(
+        "evaluate": evaluate_one(
             "measure pruned models against the dense one: accuracy, agreement, sizes, images per second, and a page",
-            _configure_evaluate,
-            _later("evaluate_folders"),
-            _later("show_evaluation"),
+            VIT_EVALUATOR,
         ),
     },
 )
-
-VIT_EVALUATOR = VitEvaluator()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.console import Report, silent
+from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
+from secateur.metrics.interval import Interval
 from secateur.metrics.network import NetworkCost, measure_network
+from secateur.metrics.speed import Speed
+from secateur.metrics.timing_turn import timing_turn
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.surgery.cost import measure_latency
 from secateur.training.weights import evaluating
@@ -47,6 +51,11 @@ class Classified:
         loss: mean cross-entropy, in nats.
         by_class: class -> share of its images that are classified right.
         confusion: [true class][first choice] -> images.
+        agreement_error: standard error of the agreement.
+        loss_error: standard error of the loss.
+        interval: bootstrap interval of the accuracy; None where there is only one image.
+        change_interval: paired bootstrap interval of the change; None for the dense model itself, and where there is
+            only one image.
     """
 
     accuracy: float
@@ -57,6 +66,10 @@ class Classified:
     loss: float
     by_class: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]
+    agreement_error: float
+    loss_error: float
+    interval: Interval | None
+    change_interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ def evaluate(
             drawn = draw_tokens(model, images.subset(slice(shown)))
             if drawn:
                 pictures[name] = drawn
-    with steps("time"):
+    with steps("time"), timing_turn():
         costs = {}
         times: dict[str, list[float]] = {name: [] for name in models}
         batch = {"pixel_values": _batch(images, batch_size).to(_device(dense))}
@@ -162,10 +175,10 @@ def evaluate(
         for done in range(repeats):
             report(0.6 + 0.4 * done / repeats, "timing")
             for name, model in models.items():
-                times[name].append(measure_latency(model, batch, repeats=1, threads=threads).minimum_ms)
+                times[name] += measure_latency(model, batch, repeats=1, threads=threads).times_ms
     judged = []
     for name, outputs in found.items():
-        cost = costs[name]
+        cost = _with_times(costs[name], times[name])
         rate = 1000.0 * cost.batch_size / min(times[name])
         answers = classified(outputs, found[DENSE], images) if classes else None
         error = None if classes else _relative_error(outputs, found[DENSE])
@@ -186,6 +199,8 @@ def classified(
     choices = logits.argmax(1)
     right, before = (choices == labels).double(), (dense.argmax(1) == labels).double()
     difference = right - before
+    agreeing = (choices == dense.argmax(1)).double()
+    losses = functional.cross_entropy(logits, labels, reduction="none")
     by_class = {
         name: float(right[labels == index].mean())
         for index, name in enumerate(images.classes)
@@ -197,10 +212,14 @@ def classified(
         _standard_error(right),
         float(difference.mean()),
         _standard_error(difference),
-        float((choices == dense.argmax(1)).double().mean()),
-        float(functional.cross_entropy(logits, labels)),
+        float(agreeing.mean()),
+        float(losses.mean()),
         by_class,
         tuple(map(tuple, confusion.tolist())),
+        _standard_error(agreeing),
+        _standard_error(losses.double()),
+        mean_interval(right, method="percentile") if len(right) > 1 else None,
+        paired_interval(right, before, method="percentile") if len(right) > 1 and logits is not dense else None,
     )
 
 
@@ -237,6 +256,20 @@ def _checked(outputs: Tensor, name: str, dense: Tensor | None) -> Tensor:
     if broken:
         raise ValueError(f"{name}: outputs of {broken} of {len(outputs)} images are not finite")
     return outputs
+
+
+def _with_times(cost: NetworkCost, times_ms: Sequence[float]) -> NetworkCost:
+    """The cost with the times that were taken in turns."""
+    found = cost.latency
+    latency = Speed.of(
+        times_ms,
+        frames=found.frames,
+        threads=found.threads,
+        load_average=found.load_average,
+        first_call_ms=found.first_call_ms,
+        clock=found.clock,
+    )
+    return replace(cost, latency=latency)
 
 
 def _relative_error(outputs: Tensor, dense: Tensor) -> float:

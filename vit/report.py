@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,42 +29,37 @@ def write_page(record: Pruning, pictures: Pictures, directory: Path) -> Path:
     """Write `results.json` and `index.html` of a recipe's run; returns the page's path."""
     units = kept_units(record.steps)
     drawings = (Drawing("Units that are left, layer by layer", draw_units(units)),) if units else ()
-    return _written(
-        record,
+    page = _page(
         record.evaluation,
         pictures,
-        directory,
         title=f"{Path(record.model).name}, pruned",
         subtitle=_said(record),
         tables=(_stages(record.seconds),),
         drawings=drawings,
         details={"Recipe": str(record.recipe)},
     )
+    return write_report(page, record, directory)
 
 
-def write_evaluation(record: Evaluation, pictures: Pictures, directory: Path, name: str) -> Path:
-    """Write `results.json` and `index.html` of an evaluation; returns the page's path."""
+def evaluation_page(record: Evaluation, pictures: Pictures, name: str) -> Page:
+    """The page of an evaluation against the model `name`."""
     names = ", ".join(one.name for one in record.candidates)
     subtitle = f"{names} against {name}, on the same {record.images:,} images."
-    return _written(
-        record, record, pictures, directory, title=name, subtitle=subtitle, tables=(), drawings=(), details={}
-    )
+    return _page(record, pictures, title=name, subtitle=subtitle, tables=(), drawings=(), details={})
 
 
-def _written(
-    record: Any,
+def _page(
     evaluation: Evaluation,
     pictures: Pictures,
-    directory: Path,
     *,
     title: str,
     subtitle: str,
     tables: tuple[Table, ...],
     drawings: tuple[Drawing, ...],
     details: Mapping[str, str],
-) -> Path:
+) -> Page:
     results = tuple(_result(one, evaluation, pictures, tables, drawings) for one in reversed(evaluation.candidates))
-    page = Page(
+    return Page(
         title,
         subtitle,
         "dense",
@@ -72,7 +67,6 @@ def _written(
         results,
         details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
     )
-    return write_report(page, record, directory)
 
 
 def _result(

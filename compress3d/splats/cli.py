@@ -14,16 +14,19 @@ from compress3d.cameras import Cameras
 from compress3d.captures import Capture, read_capture
 from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compression, Compressor
-from compress3d.splats.evaluate import Evaluation, Quality, SceneFile, evaluate
+from compress3d.splats.evaluate import Quality, SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
+from compress3d.splats.record import record_of
 from compress3d.splats.recover import RECOVERY
-from compress3d.splats.report import budget_name, write_compression_report, write_evaluation_report
+from compress3d.splats.report import budget_name, evaluation_page, write_compression_report
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import AXES, orbit
 from compress3d.suffixes import splat_codec
 from secateur.console import console, messages, progress_bar, stretch
-from secateur.files import replacing_file
+from secateur.evaluation.evaluator import Evaluated
+from secateur.evaluation.run import Start
+from secateur.files import check_folder, replacing_file
 from secateur.interrupts import naming_what_was_written
 from secateur.quantities import format_bytes, format_decibels
 from secateur.report.record import Steps
@@ -96,6 +99,8 @@ def compress_file(
 ) -> Compression | list[Compression]:
     """`secateur splat compress`: one record, or a list of them where several budgets were asked for."""
     budgets = _budgets(keep, size, psnr)
+    if report is not None:
+        check_folder(report)
     views = None if cameras is None else Cameras.load(cameras)
     scene = read_scene(file, spz_axes=spz_axes)
     compressor = Compressor(
@@ -171,16 +176,17 @@ def render_file(
 
 def evaluate_files(
     reference: Path, candidates: list[Path], output: Path, cameras: Path | None, views: int, up: str, seed: int
-) -> Evaluation:
+) -> Evaluated:
     """`secateur evaluate` for splat scenes."""
+    start = Start.now()
     given = None if cameras is None else Cameras.load(cameras)
     with progress_bar() as progress:
-        record, judge, scenes = evaluate(
+        found, judge, scenes = evaluate(
             reference, candidates, cameras=given, views=views, up=AXES[up], seed=seed, progress=progress
         )
         progress(1.0, "drawing the report")
-        write_evaluation_report(record, scenes, judge.original, judge.cameras, output)
-    return record
+        record = record_of(found, [reference, *candidates], judge.cameras, start, seed=seed)
+        return Evaluated(record, evaluation_page(found, scenes, judge.original, judge.cameras))
 
 
 def show_info(info: SceneInfo) -> None:
@@ -226,14 +232,6 @@ def show_pictures(paths: list[str]) -> None:
     """The pictures' paths, one a line."""
     for path in paths:
         console.print(path, highlight=False, markup=False, soft_wrap=True)
-
-
-def show_evaluation(record: Evaluation) -> None:
-    """A table of the reference and a column for each candidate."""
-    table = _table(record.reference.name, "", "reference", *(one.file.name for one in record.candidates))
-    _add_files(table, record.reference, [one.file for one in record.candidates])
-    _add_qualities(table, [one.quality for one in record.candidates])
-    console.print(table)
 
 
 def _budgets(keep: str | None, size: str | None, psnr: str | None) -> list[tuple[str, Budget]]:

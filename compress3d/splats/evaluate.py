@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from compress3d.splats.scene import SplatScene
 from compress3d.splats.sizes import bytes_by_attribute, scene_bytes
 from compress3d.splats.views import UP, Vector, sample_views
 from secateur.console import Report, silent, stretch
+from secateur.evaluation.naming import distinct_names
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.speed import Speed, measure_speed
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
@@ -30,7 +31,7 @@ RESOLUTION = 400
 """Width and height in pixels of the views that are sampled when no cameras are given."""
 
 _TIMED_FRAMES = 4
-_TIMED_REPEATS = 3
+_TIMED_REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,8 @@ def evaluate(
             report(0.0, f"judging {path.name}")
             measured.append(Candidate(SceneFile.describe(path, scene, judge.speed(scene)), judge.quality(scene)))
         described = SceneFile.describe(reference, original, judge.original_speed)
+    names = distinct_names([one.file.name for one in measured], candidates, {described.name})
+    measured = [replace(one, file=replace(one.file, name=name)) for one, name in zip(measured, names, strict=True)]
     versions = package_versions(*PACKAGES)
     record = Evaluation(described, tuple(measured), steps.seconds, describe_machine(), versions, options)
     return record, judge, scenes

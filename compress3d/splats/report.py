@@ -74,12 +74,10 @@ def write_compression_report(
     return write_report(page, records[0] if len(records) == 1 else list(records), directory)
 
 
-def write_evaluation_report(
-    record: Evaluation, scenes: Sequence[SplatScene], original: SplatScene, cameras: Cameras, directory: Path
-) -> Path:
-    """Write `results.json` and `index.html` for an evaluation; arguments as `write_compression_report`."""
+def evaluation_page(record: Evaluation, scenes: Sequence[SplatScene], original: SplatScene, cameras: Cameras) -> Page:
+    """The page of an evaluation; arguments as `write_compression_report`."""
     quality = record.candidates[0].quality
-    page = _page(
+    return _page(
         record.reference,
         f"{', '.join(candidate.file.name for candidate in record.candidates)} compared with {record.reference.name} "
         f"on {len(cameras)} views, against {quality.reference}.",
@@ -90,7 +88,6 @@ def write_evaluation_report(
         _draw(original, scenes, cameras),
         _details(record.machine, record.versions, record.options),
     )
-    return write_report(page, record, directory)
 
 
 def budget_name(record: Compression) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -40,7 +41,62 @@ class Evaluator(Protocol):
     def run(self, reference: Path, candidates: list[Path], output: Path, **options: Any) -> Evaluated:
         """Measure, and draw the page.
 
-        Nothing needs to be written: the instrument writes `results.json` and `index.html` into the folder `output`. Files
-        of the domain's own may go there too.
+        Nothing needs to be written: the instrument writes `results.json` and `index.html` into the folder `output`.
+        Files of the domain's own may go there too.
         """
         ...
+
+
+def carry_out(
+    evaluator: Evaluator,
+    reference: Path,
+    candidates: list[Path],
+    output: Path,
+    compare: Path | None = None,
+    **options: Any,
+) -> EvaluationRecord:
+    """Measure, compare with an older record where one is given, and write `results.json` and `index.html`.
+
+    Args:
+        evaluator: of the reference's kind.
+        reference: what the candidates stand for.
+        candidates: what is measured.
+        output: folder of the report.
+        compare: an older record, or the folder that has it. It is read first, so that it may be the one in `output`.
+        options: the evaluator's own.
+
+    Raises:
+        FileNotFoundError: the older record is not there.
+        ValueError: it is no record, or one of another kind; or what the evaluator raises.
+    """
+    from secateur.evaluation.decode import load_record
+
+    old = None if compare is None else load_record(compare)
+    record, page = evaluator.run(reference, candidates, output, **options)
+    return write(record, page, output, old, None if compare is None else str(compare))
+
+
+def write(
+    record: EvaluationRecord, page: Page, output: Path, old: EvaluationRecord | None = None, against: str | None = None
+) -> EvaluationRecord:
+    """Write a record and its page, with what has changed since an older record; returns the record with that in it.
+
+    Args:
+        record: the measurements.
+        page: what people see.
+        output: folder, made when it is not there.
+        old: the older record.
+        against: what that is called.
+
+    Raises:
+        ValueError: the older record is of another kind.
+    """
+    from secateur.evaluation.compare import compare_records
+    from secateur.evaluation.pages import with_comparison
+    from secateur.report.page import write_report
+
+    if old is not None:
+        record = replace(record, comparison=compare_records(record, old, against or "an older record"))
+        page = with_comparison(page, record)
+    write_report(page, record, output)
+    return record

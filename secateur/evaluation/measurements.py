@@ -12,6 +12,9 @@ from secateur.evaluation.record import Better, Measurement, Noise
 from secateur.metrics.interval import Interval
 from secateur.metrics.speed import Speed
 
+_SMALL = 1000
+"""Samples above which the bootstrap's corrections, which take the square of their number, correct nothing."""
+
 
 def counted(value: float, unit: str, label: str, better: Better = "lower") -> Measurement:
     """A number that would be the same if it were counted again: bytes, parameters, multiply-adds."""
@@ -40,12 +43,13 @@ def averaged(
     Raises:
         ValueError: there are no values, or not as many as the reference has.
     """
-    from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
+    from secateur.metrics.distribution.bootstrap import Method, mean_interval, paired_interval
 
     if not values:
         raise ValueError(f"{label}: a mean needs at least one value")
     array = np.asarray(values, dtype=np.float64)
     sure = len(array) > 1 and bool(np.isfinite(array).all())
+    method: Method = "BCa" if len(array) <= _SMALL else "percentile"
     paired = sure and reference is not None and bool(np.isfinite(np.asarray(reference)).all())
     return mean_of(
         float(array.mean()),
@@ -53,10 +57,20 @@ def averaged(
         label,
         better,
         samples=len(array),
-        error=float(array.std(ddof=1)) / math.sqrt(len(array)) if sure else None,
-        interval=mean_interval(values, seed=seed) if sure else None,
-        change=paired_interval(values, reference, seed=seed) if paired and reference is not None else None,
+        error=standard_error(values),
+        interval=mean_interval(values, method=method, seed=seed) if sure else None,
+        change=paired_interval(values, reference, method=method, seed=seed)
+        if paired and reference is not None
+        else None,
     )
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None where there are fewer than two values, or some are not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2 or not np.isfinite(array).all():
+        return None
+    return float(array.std(ddof=1)) / math.sqrt(len(array))
 
 
 def mean_of(

@@ -44,7 +44,7 @@ class Measurement:
 
     Args:
         value: the number; null where it is not finite.
-        unit: "dB", "bytes", "ms", "1/s"; empty for a pure number, or a count.
+        unit: "dB", "bytes", "ms", "1/s", "share" (of 1); empty for a pure number, or a count.
         better: which way is better.
         label: what people call it.
         infinite: whether the value is null because it is infinity, as the PSNR of equal pictures is.
@@ -133,7 +133,7 @@ class Run:
         machine: where it ran.
         versions: of Python and the packages that matter.
         seeds: of all that is random, by what they are for.
-        threads: that torch used, but for what a measurement says otherwise of itself.
+        threads: that torch was held to while times were taken.
         load_average: of the machine over the minute before it began; null where the system has none.
         reference: in a merged record: what the reference measured in this run, by name. Empty in a record of one run.
     """
@@ -201,12 +201,19 @@ class Comparison:
     Args:
         against: the older record's file.
         started_at: when the older record's first run began.
+        notes: what besides the candidates is not as it was: the reference, the protocol, the machine.
         changes: subject by subject, the reference first.
     """
 
     against: str
     started_at: str
+    notes: tuple[str, ...]
     changes: tuple[Change, ...]
+
+    @property
+    def worse(self) -> tuple[Change, ...]:
+        """What got worse beyond the noise."""
+        return tuple(change for change in self.changes if change.verdict == "worse")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,3 +246,7 @@ class EvaluationRecord:
     def subjects(self) -> tuple[Subject, ...]:
         """The reference, then the candidates."""
         return (self.reference, *self.candidates)
+
+    def reference_measurements(self, subject: Subject) -> Mapping[str, Measurement]:
+        """What the reference measured in the same run as a subject: times of one run belong together."""
+        return {**self.reference.measurements, **self.runs[subject.run].reference}

@@ -54,15 +54,24 @@ class Start:
         """Call it before anything is loaded or measured."""
         return cls(datetime.now(UTC), load_average())
 
-    def run(self, seconds: Mapping[str, float], packages: Sequence[str], seeds: Mapping[str, int]) -> Run:
+    def run(
+        self,
+        seconds: Mapping[str, float],
+        packages: Sequence[str],
+        seeds: Mapping[str, int],
+        threads: int | None = None,
+    ) -> Run:
         """The run that began here and has just ended.
 
         Args:
             seconds: by step, as `secateur.report.record.Steps` has them.
             packages: those whose versions matter.
             seeds: of all that was random, by what they are for.
+            threads: that torch was held to while times were taken; None: as many as it uses now.
         """
-        torch = sys.modules.get("torch")
+        if threads is None:
+            torch = sys.modules.get("torch")
+            threads = torch.get_num_threads() if torch is not None else 1
         return Run(
             command_line(),
             version("secateur"),
@@ -71,7 +80,7 @@ class Start:
             describe_machine(),
             package_versions(*packages),
             dict(seeds),
-            torch.get_num_threads() if torch is not None else 1,
+            threads,
             self.load_average,
         )
 

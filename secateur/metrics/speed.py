@@ -6,10 +6,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
@@ -47,6 +47,23 @@ class Speed:
     first_call_ms: float
     clock: Clock
 
+    @classmethod
+    def of(
+        cls,
+        times_ms: Sequence[float],
+        *,
+        frames: int,
+        threads: int,
+        load_average: float | None,
+        first_call_ms: float,
+        clock: Clock,
+    ) -> Self:
+        """What the times of repeats, at least one, come to."""
+        times, median = tuple(times_ms), statistics.median(times_ms)
+        return cls(
+            1000.0 / median, median, min(times), frames, len(times), threads, load_average, times, first_call_ms, clock
+        )
+
 
 def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 5, threads: int | None = None) -> Speed:
     """Time `draw(frame)` for frame 0 .. frames-1, `repeats` times after one warm-up of all the frames.
@@ -70,9 +87,9 @@ def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 
         for frame in range(1, frames):
             draw(frame)
         timings = [_time_frames(draw, range(frames)) for _ in range(repeats)]
-    times = tuple(milliseconds for milliseconds, _ in timings)
-    median = statistics.median(times)
-    return Speed(1000.0 / median, median, min(times), frames, repeats, used, load, times, first, timings[0][1])
+    times = [milliseconds for milliseconds, _ in timings]
+    clock = timings[0][1]
+    return Speed.of(times, frames=frames, threads=used, load_average=load, first_call_ms=first, clock=clock)
 
 
 @contextmanager

@@ -11,7 +11,12 @@ from jsonargparse import ArgumentParser
 
 import secateur.cli
 from secateur.cli import Command, CommandGroup, argument_type, main
+from secateur.evaluation.evaluator import Evaluated
+from secateur.evaluation.measurements import counted
+from secateur.evaluation.record import EvaluationRecord, Subject
+from secateur.evaluation.run import Start
 from secateur.quantities import parse_keep
+from secateur.report.page import Page, Result
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class Fruit:
     def accepts(self, path: Path) -> bool:
         return path.suffix == ".fruit"
 
-    def run(self, reference: Path, candidates: list[Path], output: Path, ripeness: int) -> dict[str, Any]:
-        return {"reference": reference.name, "candidates": len(candidates), "ripeness": ripeness}
-
-    def show(self, record: dict[str, Any]) -> None:
-        print("shown", record["candidates"])
+    def run(self, reference: Path, candidates: list[Path], output: Path, ripeness: int) -> Evaluated:
+        subjects = [Subject(path.name, measurements={"ripe": counted(ripeness, "days", "ripe")}) for path in candidates]
+        run = Start.now().run({}, (), {})
+        record = EvaluationRecord(
+            kind="fruit", runs=(run,), protocol={}, reference=Subject(reference.name), candidates=tuple(subjects)
+        )
+        return Evaluated(record, Page("fruit", "", "", (), tuple(Result(one.name) for one in subjects)))
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -123,6 +130,10 @@ def test_a_recipe_gives_what_the_command_line_does_not(tmp_path: Path, capsys: p
         (["plant", "paint"], ["paint", "prune"]),
         (["animal"], ["animal", "plant", "evaluate"]),
         (["evaluate", "no.fruit", "other.fruit", "-o", "x"], ["no.fruit: no such file"]),
+        (["evaluate", "."], ["missing: output"]),
+        (["evaluate", "plum.fruit", "-o", "x"], ["plum.fruit: no such file"]),
+        (["evaluate", ".", "--merge", "-o", "x"], ["results.json: no such file", "secateur evaluate"]),
+        (["evaluate", ".", "--merge", "--fail-on-worse", "-o", "x"], ["--fail-on-worse", "--compare"]),
     ],
 )
 def test_mistakes_take_one_line_and_exit_2(
@@ -170,9 +181,12 @@ def test_an_evaluator_is_picked_by_what_the_reference_is(tmp_path: Path, capsys:
         (tmp_path / name).touch()
     a, b, c = (str(tmp_path / name) for name in ("a.fruit", "b.fruit", "c.stone"))
     assert main(["evaluate", a, b, "-o", str(tmp_path), "--ripeness", "5", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"reference": "a.fruit", "candidates": 1, "ripeness": 5}
-    assert main(["evaluate", a, b, b, "-o", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "shown 2\n"
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((tmp_path / "results.json").read_text())
+    assert record["candidates"][0]["measurements"]["ripe"]["value"] == 5
+    assert main(["evaluate", a, b, "-o", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "b.fruit" in printed and "3 days" in printed
     assert main(["evaluate", c, b, "-o", str(tmp_path)]) == 2
     assert "kinds are fruit" in capsys.readouterr().err
 

@@ -10,12 +10,13 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
+from secateur.report.page import write_report
 from secateur.surgery.plan import Size
 from tests.vit.images import noise
 from tests.vit.models import random_model
 from vit.choose import StepPlan
 from vit.evaluate import DENSE, classified, draw_tokens, evaluate
-from vit.report import draw_units, kept_units, write_evaluation
+from vit.report import draw_units, evaluation_page, kept_units
 from vit.tokens import Counts, ReducedModel, TokenNorm
 
 
@@ -38,7 +39,7 @@ def test_a_model_against_itself_changes_nothing(tmp_path: Path) -> None:
     assert one.classified is not None and one.classified.agreement == 1.0 and one.classified.change == 0.0
     assert one.macs == record.reference.macs and not pictures
     assert one.cost.batch_size == 4 and one.cost.latency.threads == 1
-    page = write_evaluation(record, pictures, tmp_path, "dense")
+    page = write_report(evaluation_page(record, pictures, "dense"), record, tmp_path)
     assert "Step by step" in page.read_text()
 
 
@@ -49,7 +50,9 @@ def test_kept_tokens_are_drawn_on_the_page(tmp_path: Path) -> None:
     assert len(strips) == 2 and strips[0].shape[1] > 2 * strips[0].shape[0]
     record, pictures = evaluate(model, {"fewer": reduced}, noise(6), batch_size=3, repeats=1, shown=2)
     assert len(pictures["fewer"]) == 2
-    assert "Tokens that are left" in write_evaluation(record, pictures, tmp_path, "dense").read_text()
+    assert (
+        "Tokens that are left" in write_report(evaluation_page(record, pictures, "dense"), record, tmp_path).read_text()
+    )
     assert not draw_tokens(model, noise(2))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.metrics.interval import Interval
@@ -15,6 +16,9 @@ from secateur.metrics.interval import Interval
 Method = Literal["percentile", "BCa"]
 
 _ROUNDING = 1e-12
+
+_FEW = 16
+"""Values are few where each is there so often in the mean."""
 
 
 def mean_interval(
@@ -50,6 +54,10 @@ def mean_interval(
     mean, spread = float(array.mean()), float(np.ptp(array))
     if spread <= _ROUNDING * np.abs(array).max():
         return Interval(mean, float(array.min()), float(array.max()), confidence, len(array))
+    distinct, counts = np.unique(array, return_counts=True)
+    if method == "percentile" and _FEW * len(distinct) <= len(array):
+        low, high = _few_values(distinct, counts, confidence, resamples, seed)
+        return Interval(mean, low, high, confidence, len(array))
     from scipy.stats import bootstrap  # a second to import, and the command line loads this package's neighbours
 
     # BCa divides by third powers, which tiny values underflow; a power of 2 leaves ties what they are.
@@ -65,6 +73,16 @@ def mean_interval(
     ).confidence_interval
     low, high = (scale * float(end) for end in (drawn.low, drawn.high))
     return Interval(mean, low, high, confidence, len(array))
+
+
+def _few_values(
+    distinct: NDArray[np.float64], counts: NDArray[np.int64], confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """The percentile interval where values repeat, as right answers do: how often each is drawn is multinomial."""
+    total = int(counts.sum())
+    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=resamples) @ distinct / total
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def paired_interval(

@@ -170,7 +170,8 @@ def test_up_is_where_the_user_says(folder: Path, capsys: pytest.CaptureFixture[s
     assert (drawn - expected[0].clamp(0, 1)).abs().max() <= 1 / 255
     compressed = record(capsys, "splat compress ball.ply -o up.spz --up=z --keep 50% --recover 0")
     assert compressed["options"]["up"] == [0, 0, 1]
-    assert record(capsys, "evaluate ball.ply up.spz -o report --up=z --views 2")["options"]["up"] == [0, 0, 1]
+    evaluated = record(capsys, "evaluate ball.ply up.spz -o report --up=z --views 2")
+    assert evaluated["protocol"]["views_up"] == [0, 0, 1] and evaluated["protocol"]["views"] == 2
 
 
 def test_the_script_does_as_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,10 +189,17 @@ def test_options_can_be_printed_as_a_recipe(folder: Path, capsys: pytest.Capture
 
 def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scene(ball(400).select(torch.arange(350)), folder / "less.ply")
-    made = record(capsys, "evaluate ball.ply less.ply ball.ply -o report --cameras cameras.json")
+    line = "evaluate ball.ply less.ply ball.ply -o report --cameras cameras.json"
+    made = record(capsys, line)
     less, same = made["candidates"]
-    assert less["quality"]["mean_psnr"] > 10 and same["quality"]["mean_psnr"] is None
-    assert same["quality"]["mean_ssim"] == pytest.approx(1)
+    psnr, ssim = (same["measurements"][name] for name in ("psnr", "ssim"))
+    assert less["measurements"]["psnr"]["value"] > 10 and psnr["value"] is None and psnr["infinite"]
+    assert ssim["value"] == pytest.approx(1)
+    assert [one["name"] for one in made["candidates"]] == ["less.ply", "ball.ply (candidate)"]
+    assert (
+        made["runs"][0]["command"]
+        == f"secateur {line} --json"
+    )
     assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "results.json"}
     assert run("evaluate ball.ply less.ply -o report --cameras cameras.json") == 0
     assert "less.ply" in capsys.readouterr().out
@@ -230,7 +238,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("splat render ball.ply -o a.png --width 0", ["--width", "0"]),
         ("splat render ball.ply -o a.png --up w", ["--up", "'w'"]),
         ("evaluate ball.ply gone.ply -o report", ["gone.ply", "no such file"]),
-        ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are diffusion, splat"]),
+        ("evaluate cameras.json ball.ply -o report", ["cameras.json", "kinds are diffusion"]),
     ],
 )
 def test_mistakes_take_one_line_and_write_nothing(

@@ -7,9 +7,10 @@ import torch
 from compress3d.cameras import Cameras
 from compress3d.splats.evaluate import SELF_REFERENCE, Judge, Quality, SceneFile, evaluate
 from compress3d.splats.formats import write_scene
-from compress3d.splats.report import write_evaluation_report
+from compress3d.splats.report import evaluation_page
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import sample_views
+from secateur.report.page import write_report
 from secateur.report.record import to_json
 
 
@@ -68,8 +69,8 @@ def test_files_are_measured_against_the_reference(tmp_path: Path) -> None:
         assert file.speed is not None and file.speed.frames_per_second > 0
     assert json.loads(json.dumps(to_json(record), allow_nan=False))["options"]["judged_on_views"] == 4
 
-    page = write_evaluation_report(record, scenes, judge.original, judge.cameras, tmp_path / "report")
-    document = page.read_text(encoding="utf-8")
+    page = evaluation_page(record, scenes, judge.original, judge.cameras)
+    document = write_report(page, record, tmp_path / "report").read_text(encoding="utf-8")
     assert "half.ply" in document and "Quality over size" in document
 
 

@@ -1,0 +1,158 @@
+"""An evaluation of diffusion models as the record that all evaluations share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion.evaluate import PACKAGES, EvaluatedModel, Evaluation
+from diffusion.models import find
+from secateur.evaluation.measurements import counted, mean_of, standard_error, timed
+from secateur.evaluation.merge import candidate_pairs
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
+from secateur.evaluation.run import Start, hash_path
+from secateur.metrics.distribution import Distances
+from secateur.metrics.network import NetworkCost
+from secateur.report.record import to_json
+
+KIND = "diffusion"
+
+
+def record_of(
+    evaluation: Evaluation, paths: Sequence[Path], start: Start, protocol: Mapping[str, Any], reference: str
+) -> EvaluationRecord:
+    """The shared record of an evaluation.
+
+    Args:
+        evaluation: what was measured.
+        paths: of the dense model, then the candidates.
+        start: when it began.
+        protocol: how samples were made, beside what the evaluation says itself.
+        reference: what the dense model is called.
+    """
+    options = evaluation.options
+    models = (evaluation.reference, *evaluation.candidates)
+    names = (reference, *(one.name for one in evaluation.candidates))
+    first = int(str(options["first_seed"]))
+    dense, *candidates = (_subject(one, name, path) for one, name, path in zip(models, names, paths, strict=True))
+    cost = evaluation.reference.cost
+    seeds = {"first sample": first, "intervals": int(str(options["seed"]))}
+    threads = None if cost is None else cost.latency.threads
+    return EvaluationRecord(
+        kind=KIND,
+        runs=(start.run(evaluation.seconds, PACKAGES, seeds, threads),),
+        protocol={**options, **protocol},
+        reference=dense,
+        candidates=tuple(candidates),
+        pairs=candidate_pairs(candidates),
+    )
+
+
+def _subject(one: EvaluatedModel, name: str, path: Path) -> Subject:
+    measurements: dict[str, Measurement] = {}
+    parts: dict[str, Part] = {}
+    for distances, error in zip(one.distances, one.frechet_errors, strict=True):
+        measurements |= _distances(distances, error)
+    if one.accuracy is not None:
+        mean, change = one.accuracy.mean, one.accuracy.change
+        count = None if one.accuracy.interval is None else one.accuracy.interval.count
+        error = None if count is None else math.sqrt(mean * (1 - mean) / (count - 1))
+        how: dict[str, Any] = {"samples": count, "error": error, "interval": one.accuracy.interval, "change": change}
+        measurements["accuracy"] = mean_of(mean, "share", "right class", "higher", **how)
+        shares = tuple(one.accuracy.by_class.values())
+        columns = {"class_accuracy": Column(shares, "share", "higher", "right class")}
+        parts["classes"] = Part("class", tuple(one.accuracy.by_class), columns)
+    if one.paired is not None:
+        measurements |= _paired(one)
+        parts["samples"] = _samples(one)
+    if one.cost is not None:
+        measurements |= _costs(one.cost)
+    details = {"cost": to_json(one.cost), "distances": to_json(one.distances)}
+    folder = find(str(path)).folder
+    digest = None if folder is None else hash_path(folder)
+    return Subject(name, str(path), digest, 0, measurements, parts, details)
+
+
+def _distances(distances: Distances, error: float | None) -> dict[str, Measurement]:
+    """The Frechet distance and the kernel distance, named after the features.
+
+    The kernel distance scatters over subsets of m vectors by `std`, so over all N of them by about std sqrt(m / N).
+    """
+    kid, samples = distances.kid, distances.samples
+    scatter = kid.std * math.sqrt(kid.subset_size / samples)
+    features = distances.name.removeprefix("FD-")
+    return {
+        distances.name.lower(): mean_of(distances.frechet, "", distances.name, "lower", samples=samples, error=error),
+        f"kid-{features}".lower(): mean_of(kid.mean, "", f"KID-{features}", "lower", samples=samples, error=scatter),
+    }
+
+
+def _paired(one: EvaluatedModel) -> dict[str, Measurement]:
+    paired = one.paired
+    assert paired is not None
+    count = len(paired.latent_mse)
+    found = {
+        "psnr": mean_of(
+            paired.mean_psnr,
+            "dB",
+            "PSNR",
+            "higher",
+            samples=count,
+            error=standard_error(paired.psnr),
+            interval=paired.psnr_interval,
+        ),
+        "latent_mse": mean_of(
+            paired.mean_latent_mse,
+            "",
+            "squared error of latents",
+            "lower",
+            samples=count,
+            error=standard_error(paired.latent_mse),
+            interval=paired.latent_mse_interval,
+        ),
+        "relative_latent_error": mean_of(
+            paired.relative_latent_error, "share", "error of latents over their squares", "lower", samples=count
+        ),
+    }
+    if paired.mean_ssim is not None and paired.ssim is not None:
+        found["ssim"] = mean_of(
+            paired.mean_ssim,
+            "",
+            "SSIM",
+            "higher",
+            samples=count,
+            error=standard_error(paired.ssim),
+            interval=paired.ssim_interval,
+        )
+    return found
+
+
+def _samples(one: EvaluatedModel) -> Part:
+    paired = one.paired
+    assert paired is not None
+    columns = {
+        "psnr": Column(paired.psnr, "dB", "higher", "PSNR"),
+        "latent_mse": Column(paired.latent_mse, "", "lower", "squared error of latents"),
+    }
+    if paired.ssim is not None:
+        columns["ssim"] = Column(paired.ssim, "", "higher", "SSIM")
+    return Part("sample", tuple(f"sample {index + 1}" for index in range(len(paired.psnr))), columns)
+
+
+def _costs(cost: NetworkCost) -> dict[str, Measurement]:
+    memory = Measurement(
+        float(cost.peak_memory.bytes),
+        "bytes",
+        "lower",
+        "peak memory",
+        noise=Noise("counted", 0.0) if cost.peak_memory.counted == "tensors" else None,
+    )
+    return {
+        "params": counted(cost.params, "", "parameters"),
+        "macs": counted(cost.macs / cost.batch_size, "", "multiply-adds, one sample"),
+        "size": counted(cost.bytes, "bytes", "size"),
+        "latency": timed(cost.latency, f"latency, batch of {cost.batch_size}"),
+        "peak_memory": memory,
+    }

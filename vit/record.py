@@ -1,0 +1,109 @@
+"""An evaluation of vision transformers as the record that all evaluations share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from secateur.evaluation.measurements import counted, mean_of, rate, timed
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
+from secateur.evaluation.run import Start, hash_path
+from secateur.report.record import to_json
+from vit.choose import demo_folder
+from vit.data import LabelledImages
+from vit.evaluate import PACKAGES, Classified, EvaluatedModel, Evaluation
+
+KIND = "vit"
+
+
+def record_of(
+    evaluation: Evaluation, paths: Sequence[Path], start: Start, images: LabelledImages, reference: str
+) -> EvaluationRecord:
+    """The shared record of an evaluation.
+
+    Args:
+        evaluation: what was measured.
+        paths: of the dense model, then the candidates.
+        start: when it began.
+        images: that it was measured on.
+        reference: what the dense model is called.
+    """
+    models = (evaluation.reference, *evaluation.candidates)
+    names = (reference, *(one.name for one in evaluation.candidates))
+    dense, *candidates = (
+        _subject(one, name, path, evaluation) for one, name, path in zip(models, names, paths, strict=True)
+    )
+    cost = evaluation.reference.cost
+    return EvaluationRecord(
+        kind=KIND,
+        runs=(start.run(evaluation.seconds, PACKAGES, {"intervals": 0}, cost.latency.threads),),
+        protocol={
+            "images": evaluation.images,
+            "images_sha256": _hash_of(images),
+            "classes": list(evaluation.classes),
+            "batch_size": cost.batch_size,
+        },
+        reference=dense,
+        candidates=tuple(candidates),
+    )
+
+
+def _hash_of(images: LabelledImages) -> str:
+    digest = hashlib.sha256(images.images.contiguous().numpy().data)
+    digest.update(images.labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _subject(one: EvaluatedModel, name: str, path: Path, evaluation: Evaluation) -> Subject:
+    measurements: dict[str, Measurement] = {}
+    parts: dict[str, Part] = {}
+    details = {"cost": to_json(one.cost)}
+    if one.classified is not None:
+        measurements |= _answers(one.classified, evaluation.images)
+        shares = tuple(one.classified.by_class.values())
+        columns = {"class_accuracy": Column(shares, "share", "higher", "accuracy")}
+        parts["classes"] = Part("class", tuple(one.classified.by_class), columns)
+        details["confusion"] = to_json(one.classified.confusion)
+    if one.embedding_error is not None:
+        measurements["embedding_error"] = mean_of(
+            one.embedding_error, "share", "error of the embedding over its squares", "lower", samples=evaluation.images
+        )
+    cost = one.cost
+    fastest = f"images/s, batch of {cost.batch_size}, fastest"
+    measurements |= {
+        "images_per_second": rate(cost.latency.times_ms, fastest, value=one.images_per_second, batch=cost.batch_size),
+        "latency": timed(cost.latency, f"latency, batch of {cost.batch_size}"),
+        "macs": counted(one.macs, "", "multiply-adds, one image"),
+        "params": counted(cost.params, "", "parameters"),
+        "size": counted(cost.bytes, "bytes", "size"),
+        "peak_memory": Measurement(
+            float(cost.peak_memory.bytes),
+            "bytes",
+            "lower",
+            "peak memory",
+            noise=Noise("counted", 0.0) if cost.peak_memory.counted == "tensors" else None,
+        ),
+    }
+    folder = Path(demo_folder(str(path)))
+    digest = hash_path(folder) if folder.exists() else None
+    return Subject(name, str(path), digest, 0, measurements, parts, details)
+
+
+def _answers(found: Classified, images: int) -> dict[str, Measurement]:
+    return {
+        "accuracy": mean_of(
+            found.accuracy,
+            "share",
+            "accuracy",
+            "higher",
+            samples=images,
+            error=found.accuracy_error,
+            interval=found.interval,
+            change=found.change_interval,
+        ),
+        "agreement": mean_of(
+            found.agreement, "share", "agreement", "higher", samples=images, error=found.agreement_error
+        ),
+        "loss": mean_of(found.loss, "nats", "loss", "lower", samples=images, error=found.loss_error),
+    }
