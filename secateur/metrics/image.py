@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-_WINDOW, _SIGMA = 11, 1.5
+from secateur.metrics.perceptual import PerceptualDistance
+
+SSIM_WINDOW = 11
+"""Pixels of a side of the window: the smallest image that has a structural similarity."""
+
+_SIGMA = 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
@@ -27,7 +30,7 @@ def psnr(images: Float[Tensor, "C H W 3"], reference: Float[Tensor, "C H W 3"]) 
         (C,) float32; infinite where an image equals its reference.
 
     Raises:
-        ValueError: the shapes differ, or are not (C, H, W, 3).
+        ValueError: the shapes differ, or are not (C, H, W, 3), or pixels are not finite (says of how many images).
     """
     images, reference = _clamped(images, reference)
     error = (images.double() - reference.double()).square().mean(dim=(1, 2, 3))
@@ -48,50 +51,40 @@ def ssim(images: Float[Tensor, "C H W 3"], reference: Float[Tensor, "C H W 3"]) 
         (C,) float32, 1 where an image equals its reference.
 
     Raises:
-        ValueError: the shapes differ, or are not (C, H, W, 3), or an image is smaller than the window.
+        ValueError: as `psnr`, or an image is smaller than the window.
     """
     images, reference = _clamped(images, reference)
-    if min(images.shape[1:3]) < _WINDOW:
+    if min(images.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {images.shape[2]}x{images.shape[1]}")
     return torch.stack([_ssim(one, other) for one, other in zip(images, reference, strict=True)])
 
 
 def lpips(
-    images: Float[Tensor, "C H W 3"], reference: Float[Tensor, "C H W 3"], net: Literal["alex", "vgg"] = "alex"
+    images: Float[Tensor, "C H W 3"], reference: Float[Tensor, "C H W 3"], distance: PerceptualDistance
 ) -> Float[Tensor, " C"]:
-    """Learned perceptual distance of each image (Zhang et al. 2018), images rescaled to [-1, 1]; lower is closer.
+    """Learned perceptual distance of each image (Zhang et al. 2018, arXiv 1801.03924); lower is closer.
 
     Args:
         images: (C, H, W, 3).
         reference: (C, H, W, 3).
-        net: the feature network; always name it beside the number, they are not comparable.
+        distance: on AlexNet or VGG-16; always give its name beside the number, the two are not comparable.
+            `PerceptualDistance.load` says how to get the weights.
 
     Returns:
-        (C,) float32.
+        (C,) float32, 0 where an image equals its reference.
 
     Raises:
-        ValueError: the shapes differ, or are not (C, H, W, 3).
-        ModuleNotFoundError: torchvision, which holds the feature networks, is not installed.
+        ValueError: as `psnr`, or an image is too small for the network.
     """
     images, reference = _clamped(images, reference)
-    try:
-        import torchvision  # noqa: F401
-        from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-    except ImportError as error:
-        raise ModuleNotFoundError("LPIPS needs torchvision: pip install torchvision") from error
-    values = [
-        learned_perceptual_image_patch_similarity(
-            one.permute(2, 0, 1)[None], other.permute(2, 0, 1)[None], net_type=net, normalize=True
-        )
-        for one, other in zip(images, reference, strict=True)
-    ]
-    return torch.stack(values)
+    pairs = zip(images, reference, strict=True)
+    return torch.cat([distance(one.permute(2, 0, 1)[None], other.permute(2, 0, 1)[None]) for one, other in pairs])
 
 
 def _ssim(image: Float[Tensor, "H W 3"], reference: Float[Tensor, "H W 3"]) -> Tensor:
-    edges = (_WINDOW // 2,) * 4
+    edges = (SSIM_WINDOW // 2,) * 4
     x, y = (pad(one.permute(2, 0, 1)[None], edges, mode="reflect")[0] for one in (image, reference))
-    offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
+    offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     window = (window / window.sum()).repeat(15, 1, 1)
     maps = torch.cat([x, y, x * x, y * y, x * y])[None]
@@ -109,4 +102,10 @@ def _clamped(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
             "images and reference must both be (C, H, W, 3), "
             f"got {tuple(images.shape)} against {tuple(reference.shape)}"
         )
+    for what, side in (("images", images), ("references", reference)):
+        # A sum is not finite where a pixel is not; it may also overflow, so then pixels are counted.
+        if not bool(side.sum(dtype=torch.float64).isfinite()):
+            broken = int((~side.isfinite()).flatten(1).any(dim=1).sum())
+            if broken:
+                raise ValueError(f"{broken} of {len(side)} {what} have pixels that are not finite")
     return images.clamp(0.0, 1.0), reference.clamp(0.0, 1.0)

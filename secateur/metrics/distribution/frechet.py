@@ -24,12 +24,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     Raises:
         ValueError: the vectors differ in length, or a set has only one.
     """
-    check_pair(one.mean, other.mean)
-    covariances = one.covariance(), other.covariance()
-    root = _root(covariances[0])
-    product = root @ covariances[1] @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    return _distance(one.mean - other.mean, covariances[0].trace() + covariances[1].trace(), cross)
+    return _distance_by_root(one, other, _root(one.covariance()))
 
 
 def frechet_distance_of_vectors(one: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -> float:
@@ -73,6 +68,43 @@ def frechet_floor(
         chosen = torch.randperm(len(held_out), generator=generator)[:count]
         distances.append(frechet_distance(Moments.of(held_out[chosen.to(held_out.device)]), reference))
     return sum(distances) / draws
+
+
+def frechet_error(vectors: Float[Tensor, "N D"], reference: Moments, *, groups: int = 10, seed: int = 0) -> float:
+    """The standard error of the distance between vectors and a reference, as other samples would move it.
+
+    A jackknife that leaves out one random group at a time (Shao and Tu 1995, section 2.3): the root of (G - 1) / G
+    times the sum of the squares of the G distances about their mean. The reference stands still.
+
+    Args:
+        vectors: of the samples.
+        reference: what they are compared with.
+        groups: G, at least 2; each is left out once.
+        seed: of who is in which group.
+
+    Raises:
+        ValueError: there are fewer than 2 groups, or fewer than 3 vectors a group; or what `frechet_distance` raises.
+    """
+    if groups < 2 or len(vectors) < 3 * groups:
+        raise ValueError(f"a jackknife needs at least 2 groups of 3 vectors, got {len(vectors)} in {groups} groups")
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed)).to(vectors.device)
+    parts = [Moments.of(vectors[part]) for part in order.tensor_split(groups)]
+    root = _root(reference.covariance())
+    distances = []
+    for left_out in range(groups):
+        first, *others = (part for index, part in enumerate(parts) if index != left_out)
+        distances.append(_distance_by_root(reference, sum(others, start=first), root))
+    values = torch.tensor(distances, dtype=torch.float64)
+    return float(((groups - 1) / groups * (values - values.mean()).square().sum()).sqrt())
+
+
+def _distance_by_root(one: Moments, other: Moments, root: Float64[Tensor, "D D"]) -> float:
+    """The distance, given the symmetric root of the covariance of `one`."""
+    check_pair(one.mean, other.mean)
+    covariance = other.covariance()
+    product = root @ covariance @ root
+    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    return _distance(one.mean - other.mean, one.covariance().trace() + covariance.trace(), cross)
 
 
 def _root(covariance: Float64[Tensor, "D D"]) -> Float64[Tensor, "D D"]:

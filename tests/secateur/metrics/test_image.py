@@ -1,11 +1,24 @@
-import importlib.util
+import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from secateur.metrics.image import lpips, psnr, ssim
+from secateur.metrics.perceptual import PerceptualDistance
+from tests.secateur.metrics.perceptual import random_distance
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+def distance() -> PerceptualDistance:
+    return random_distance("alex")
 
 
 def images(count: int = 2, size: int = 24, seed: int = 0) -> Tensor:
@@ -58,9 +71,86 @@ def test_metrics_are_per_image() -> None:
         torch.testing.assert_close(whole[1:2], metric(made[1:2], reference[1:2]))
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, lpips])
-def test_shapes_that_do_not_fit_are_refused(metric: object) -> None:
-    assert callable(metric)
+def test_scikit_image_agrees_on_psnr() -> None:
+    made, reference = images(3, seed=1), images(3)
+    expected = [
+        peak_signal_noise_ratio(real.numpy(), one.numpy(), data_range=1.0)
+        for one, real in zip(made, reference, strict=True)
+    ]
+    torch.testing.assert_close(psnr(made, reference), torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("size", [(33, 40), (64, 25)])
+def test_scikit_image_agrees_on_ssim_but_for_the_edges(size: tuple[int, int]) -> None:
+    # It mirrors images at their edges with the edge pixel doubled; flat edges are the same either way.
+    rng = np.random.default_rng(0)
+    reference, made = (np.full((*size, 3), level, np.float64) for level in (0.5, 0.45))
+    for image in (reference, made):
+        image[11:-11, 11:-11] = rng.random((size[0] - 22, size[1] - 22, 3))
+    _, whole = structural_similarity(
+        made,
+        reference,
+        data_range=1.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    pair = [torch.from_numpy(image)[None] for image in (made, reference)]
+    assert float(ssim(*pair)) == pytest.approx(whole.mean(), abs=1e-7)
+    # The variance of flat float32 images is lost in rounding, next to a constant of 0.0009.
+    assert float(ssim(*(image.float() for image in pair))) == pytest.approx(whole.mean(), abs=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(0, 2**20),
+    st.sampled_from([0.0, 1e-4, 0.1, 1.0]),
+)
+def test_what_holds_for_any_pair(height: int, width: int, seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    one, noise = (torch.rand(1, height, width, 3, generator=generator) for _ in range(2))
+    other = (one + scale * (noise - 0.5)).clamp(0, 1)
+    there, back = float(psnr(one, other)), float(psnr(other, one))
+    assert there == back and there >= 0
+    assert math.isinf(there) == torch.equal(one, other)
+    if min(height, width) >= 11:
+        similar = float(ssim(one, other))
+        assert similar == pytest.approx(float(ssim(other, one)), abs=1e-6)
+        assert -1 <= similar <= 1 + 1e-6
+        turned = float(ssim(one.transpose(1, 2), other.transpose(1, 2)))
+        assert similar == pytest.approx(turned, abs=1e-5)
+
+
+def test_a_single_pixel_has_a_psnr_and_no_ssim() -> None:
+    one, other = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3), torch.tensor([0.3, 0.5, 1.0]).view(1, 1, 1, 3)
+    assert float(psnr(one, other)) == pytest.approx(-10 * math.log10(0.09 / 3), abs=1e-4)
+    with pytest.raises(ValueError, match="11x11"):
+        ssim(one, other)
+
+
+def test_black_against_white_is_as_far_as_images_can_be() -> None:
+    black, white = torch.zeros(1, 11, 11, 3), torch.ones(1, 11, 11, 3)
+    assert float(psnr(black, white)) == 0
+    assert float(ssim(black, white)) == pytest.approx(1e-4 / (1 + 1e-4), rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_images_that_are_not_finite_are_counted(metric: Metric, value: float) -> None:
+    broken = images(5)
+    broken[1, 3, 4, 0] = broken[4, 0, 0, 2] = value
+    with pytest.raises(ValueError, match="2 of 5 images have pixels that are not finite"):
+        metric(broken, images(5))
+    with pytest.raises(ValueError, match="2 of 5 references have pixels that are not finite"):
+        metric(images(5), broken)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, lambda one, other: lpips(one, other, distance())])
+def test_shapes_that_do_not_fit_are_refused(metric: Metric) -> None:
     with pytest.raises(ValueError, match=r"\(C, H, W, 3\)"):
         metric(images(2), images(3))
     with pytest.raises(ValueError, match=r"\(C, H, W, 3\)"):
@@ -72,7 +162,9 @@ def test_ssim_refuses_images_below_its_window() -> None:
         ssim(images(size=10), images(size=10))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_lpips_says_what_to_install() -> None:
-    with pytest.raises(ModuleNotFoundError, match="pip install torchvision"):
-        lpips(images(), images())
+def test_lpips_is_a_number_for_each_image() -> None:
+    made, reference = images(2, 32, seed=1), images(2, 32)
+    values = lpips(made, reference, distance())
+    torch.testing.assert_close(values, distance()(made.permute(0, 3, 1, 2), reference.permute(0, 3, 1, 2)))
+    assert values.shape == (2,) and (values > 0).all()
+    assert torch.equal(lpips(made, made, distance()), torch.zeros(2))

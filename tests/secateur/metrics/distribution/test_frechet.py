@@ -11,6 +11,7 @@ from secateur.metrics.distribution import (
     Moments,
     frechet_distance,
     frechet_distance_of_vectors,
+    frechet_error,
     frechet_floor,
     frechet_name,
 )
@@ -139,3 +140,24 @@ def test_a_floor_needs_images_of_its_own() -> None:
 def test_only_inception_may_be_called_fid() -> None:
     assert frechet_name("inception-2015-12-05") == "FID"
     assert frechet_name("fashion-cnn") == "FD-fashion-cnn"
+
+
+def test_the_error_is_how_far_other_samples_move_the_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = Moments.of(torch.randn(2000, 6, generator=generator))
+    sets = [1.3 * torch.randn(300, 6, generator=generator) + 0.4 for _ in range(60)]
+    spread = torch.tensor([frechet_distance(Moments.of(one), reference) for one in sets]).std()
+    errors = torch.tensor([frechet_error(one, reference, groups=15) for one in sets[:12]])
+    assert float(errors.mean()) == pytest.approx(float(spread), rel=0.25)
+    assert frechet_error(sets[0], reference) == frechet_error(sets[0], reference)
+    assert frechet_error(sets[0], reference) != frechet_error(sets[0], reference, seed=1)
+
+
+def test_an_error_needs_enough_vectors() -> None:
+    reference = Moments.of(normal(20, 4, 0))
+    with pytest.raises(ValueError, match="at least 2 groups of 3 vectors, got 29 in 10 groups"):
+        frechet_error(normal(29, 4, 1), reference)
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        frechet_error(normal(29, 4, 1), reference, groups=1)
+    with pytest.raises(ValueError, match="4 and of 5 dimensions"):
+        frechet_error(normal(30, 5, 1), reference)

@@ -74,3 +74,18 @@ def test_one_image_is_too_few_and_broken_ones_are_counted() -> None:
     broken[4] = torch.nan
     with pytest.raises(ValueError, match="1 of 9 vectors"):
         kernel_distance(broken, normal(9), subset_size=4)
+
+
+def test_a_set_against_itself_is_below_zero_by_what_its_pairs_with_themselves_add() -> None:
+    held = normal(30).double()
+    kernel = (held @ held.T / 4 + 1) ** 3
+    expected = 2 * ((kernel.sum() - kernel.trace()) / (30 * 29) - kernel.mean())
+    assert squared_discrepancy(held, held) == pytest.approx(float(expected), rel=1e-10)
+    assert squared_discrepancy(held, held) < 0
+    assert squared_discrepancy(held, held.flip(0)) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_constant_sets_are_as_far_as_their_kernel_says() -> None:
+    one, other = torch.full((5, 4), 1.0), torch.full((7, 4), -1.0)
+    assert squared_discrepancy(one, other) == pytest.approx(8 + 8 - 2 * 0)
+    assert squared_discrepancy(one, torch.full((3, 4), 1.0)) == pytest.approx(0, abs=1e-12)

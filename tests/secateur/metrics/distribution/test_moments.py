@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.metrics.distribution import Moments, gather_moments
@@ -31,6 +33,18 @@ def test_moments_do_not_depend_on_how_vectors_come(batch_size: int) -> None:
 def test_moments_of_parts_add_in_any_grouping() -> None:
     parts = [Moments.of(part) for part in vectors(60).split([10, 1, 30, 19])]
     assert_equal((parts[0] + parts[1]) + (parts[2] + parts[3]), parts[3] + (parts[2] + (parts[1] + parts[0])))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.floats(-1e6, 1e6), st.integers(0, 1000))
+def test_any_split_gives_the_same_moments(sizes: list[int], shift: float, seed: int) -> None:
+    held = vectors(sum(sizes), 3, seed).double() + shift
+    whole, merged = Moments.of(held), Moments.over(held.split(sizes))
+    assert whole.count == merged.count
+    scale = max(1.0, abs(shift))
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-13, atol=1e-13 * scale)
+    torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-12 * scale**2 * len(held))
+    assert torch.equal(merged.scatter, Moments.over(held.split(sizes)).scatter)
 
 
 def test_a_large_mean_does_not_drown_the_covariance() -> None:
