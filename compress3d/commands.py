@@ -1,5 +1,5 @@
-"""The commands of this package and their arguments. What they do is in `splats/cli.py`, `splats/train_cli.py` and
-`nerf/cli.py`, imported when one of them runs: help must not wait for torch."""
+"""The commands of this package and their arguments. What they do is in `splats/cli.py`, `splats/train_cli.py`,
+`splats/view_cli.py` and `nerf/cli.py`, imported when one of them runs: help must not wait for torch."""
 
 from __future__ import annotations
 
@@ -217,6 +217,39 @@ def _configure_render(parser: ArgumentParser) -> None:
     _add_picture_size(parser)
 
 
+def _parse_port(value: Any) -> int:
+    if not str(value).isdecimal() or int(value) > 65535:
+        raise ValueError(f"{value!r} is not a port: it must be 0 (any) to 65535")
+    return int(value)
+
+
+def _configure_view(parser: ArgumentParser) -> None:
+    _add_scene(parser)
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE", help="its compressed twin, to look at by toggle or beside it"
+    )
+    parser.add_argument("--cameras", **_CAMERAS)
+    parser.add_argument("--up", **_UP)
+    parser.add_argument(
+        "--max-gaussians",
+        type=argument_type(_parse_whole),
+        default=1_000_000,
+        metavar="N",
+        help="draw no more than the N most visible ones of a scene (default: 1000000)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument(
+        "--port",
+        type=argument_type(_parse_port),
+        default=8080,
+        metavar="N",
+        help="to listen on; the next free one, if it is taken (default: 8080)",
+    )
+    parser.add_argument("--no-open", action="store_true", help="do not open a browser, only say the address")
+
+
 def _add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
     """Where photographs may be absent, `absent` says what is taken instead."""
     what = "posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json"
@@ -387,7 +420,6 @@ class SplatEvaluator:
         "--seed": _SEED,
     }
     run = staticmethod(_later("evaluate_files"))
-    show = staticmethod(_later("show_evaluation"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is named as splat scenes are."""
@@ -416,6 +448,12 @@ SPLAT = CommandGroup(
         ),
         "render": Command(
             "draw pictures of a scene", _configure_render, _later("render_file"), _later("show_pictures")
+        ),
+        "view": Command(
+            "look at a scene in the browser: beside its twin, by importance, and what would go",
+            _configure_view,
+            _later("view_file", "splats.view_cli"),
+            _later("show_viewing", "splats.view_cli"),
         ),
         "train": Command(
             "train a scene from posed photographs",
