@@ -10,9 +10,9 @@ from secateur.report.page import Better, Plot, Point
 from secateur.report.plot_axis import Axis, axis_of
 from secateur.report.plot_labels import place_labels
 
-WIDTH, HEIGHT = 440, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 424, 16, 246
-_LONGEST = 26
+WIDTH, HEIGHT = 370, 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 360, 14, 238
+_LONGEST = 24
 
 
 def render_plot(plot: Plot, choices: Mapping[str, int] | None = None) -> str:

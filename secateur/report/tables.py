@@ -64,11 +64,16 @@ def _cell(cell: Cell) -> str:
         return f'<td class="meter" data-value="{share:.6g}" style="--share:{share:.4f}">{escape(cell.text)}</td>'
     if isinstance(cell, str):
         return f"<td>{escape(cell)}</td>"
-    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    value = "" if cell.value is None or math.isnan(cell.value) else f' data-value="{_for_script(cell.value)}"'
     best = '<span class="mark" title="best"><span class="unseen">best: </span></span>' if cell.best else ""
     note = f'<span class="note {cell.tone}">{escape(cell.note)}</span>' if cell.note else ""
     kind = ' class="best"' if cell.best else ""
     return f"<td{kind}{value}>{best}{escape(cell.text)}{note}</td>"
+
+
+def _for_script(value: float) -> str:
+    """A number as JavaScript reads it."""
+    return f"{value:.17g}" if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _text(cell: Cell) -> str:
