@@ -177,9 +177,9 @@ def _similar(name: str, known: Sequence[str]) -> str:
 
 
 def _load_all(group: str) -> dict[str, Any]:
-    """The objects of an entry-point group by name."""
+    """The objects of an entry-point group by name; the core's own last, for a scene may be a folder of images, too."""
     found = {}
-    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.value.startswith("secateur."), entry.name)):
         try:
             found[entry.name] = entry.load()
         except Exception as error:
