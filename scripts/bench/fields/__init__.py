@@ -1,0 +1,1 @@
+"""The parts of the bench of neural fields."""

@@ -1,0 +1,138 @@
+"""The bench of neural fields: plain torch draws what the kernels draw, the clock judges, claims are what rows say."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from compress3d.nerf.files import save_field
+from compress3d.nerf.rays import rays_of
+from compress3d.nerf.render import trace
+from tests.compress3d.nerf.fields import QUICK, some_field
+from tests.compress3d.splats.photographed import around, photographed
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Load]:
+    """Import one of the bench's modules; its main script has the name of a package, so it goes by another."""
+    path, before = list(sys.path), set(sys.modules)
+    sys.path.append(str(BENCH))
+
+    def load(name: str) -> ModuleType:
+        if name != "main":
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location("bench_of_nerf", BENCH / "nerf.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and BENCH in Path(file).parents:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def settings(bench: Load, tmp_path: Path, shared_data: Path) -> Any:
+    """Of a quick run, on a field that is hardly trained."""
+    chair, fox = shared_data / "nerf_synthetic" / "chair", shared_data / "fox"
+    if not chair.is_dir():
+        pytest.skip(f"no chair: {chair} is absent")
+    field = tmp_path / "field.safetensors"
+    save_field(some_field(), field)
+    return bench("fields.settings").Settings(chair, fox, tmp_path / "kept", tmp_path / "images", field, quick=True)
+
+
+def test_plain_torch_sees_what_the_kernels_see(bench: Load) -> None:
+    field = some_field()
+    rays = rays_of(around(1), 0, field.box)
+    ours = trace(field, rays)[0].over(torch.ones(3))
+    plain = bench("fields.speed").plain(field, rays)
+    torch.testing.assert_close(plain, ours, atol=2e-3, rtol=0)
+    assert not field.plain
+
+
+def test_a_training_is_judged_by_the_clock_and_goes_on(bench: Load, tmp_path: Path, monkeypatch: Any) -> None:
+    chair = bench("fields.chair")
+    monkeypatch.setattr(chair, "BARS", {0: 1.0, 90: 99.0})
+    capture = photographed(8)
+    modules = [chair.WatchedByTheClock(capture, QUICK, 4, capture.test.tolist()) for _ in range(2)]
+    for module in modules:
+        chair.fit_field(module, 4, tmp_path / "run.ckpt", True, lambda done, doing: None)
+    assert [row["minutes"] for row in modules[0].rows] == [0]
+    assert modules[0].rows[0]["step"] == 1
+    assert modules[1].rows == modules[0].rows
+    assert modules[1].seconds_of_training == modules[0].seconds_of_training > 0
+    rows = [*modules[1].rows, modules[1].row("end", capture.test.tolist())]
+    first, last = chair.bars(rows)
+    assert first["psnr"] == rows[0]["psnr"] and first["met"]
+    assert last["psnr"] == rows[1]["psnr"] and not last["met"]
+
+
+def test_claims_are_what_the_rows_say(bench: Load) -> None:
+    def part(size: int, dense: float, hollow: float, parameters: int) -> dict[str, Any]:
+        rows = [
+            {"share": None, "psnr": dense, "parameters": parameters, "parameters_in_training": parameters},
+            {"share": 0.04, "psnr": hollow, "parameters": parameters, "parameters_in_training": parameters + 10},
+        ]
+        return {"log2_table": size, "opaque": False, "rows": rows}
+
+    section = {"2^14": part(14, 28.0, 29.0, 100), "2^15": part(15, 29.0, 30.5, 290), "2^16": part(16, 30.0, 31.0, 1000)}
+    lower, upper = bench("fields.hollow").claims(section)
+    assert (lower["log2_table"], lower["claimed_share"], lower["share_of_parameters"]) == (15, 0.31, 0.3)
+    assert lower["gain_db"] == 0.5 and lower["gain_over_its_own_size_db"] == 1.5
+    assert upper["log2_table"] == 15 and upper["claimed_gain_db"] == 1.0
+    assert bench("fields.hollow").claims({}) == []
+
+
+def test_rows_say_what_a_file_takes(bench: Load, settings: Any, tmp_path: Path) -> None:
+    compress, folder = bench("fields.compress"), tmp_path / "files"
+    folder.mkdir()
+    parts = compress.jobs(settings)
+    told: list[float] = []
+    (row,) = parts["together"](lambda done, doing: told.append(done), folder)["rows"]
+    whole = parts["nothing"](lambda done, doing: None, folder)["rows"][0]
+    assert row["rows"] == whole["rows"] // 4
+    assert row["bytes"] < whole["bytes"] / 3
+    assert row["bytes"] <= row["zstd_bytes"] + 100 + row["bytes"] // 10
+    assert {"cut_psnr", "psnr", "cut_ssim", "ssim"} <= row.keys()
+    assert told and max(told) <= 1
+
+
+def test_the_surface_of_a_field_lies_in_its_box(bench: Load) -> None:
+    mesh = pytest.importorskip("open3d") and bench("fields.mesh").extracted(some_field(), 24, 0.5)
+    low = torch.tensor(some_field().box.low)
+    inside = (mesh.vertices - low) / some_field().box.side
+    assert len(mesh) > 50
+    assert float(inside.min()) > -0.05 and float(inside.max()) < 1.05
+    accuracy, completeness = bench("fields.mesh").distances(mesh, mesh.vertices)
+    assert accuracy < 0.1 and completeness < 0.3
+
+
+def test_parts_are_written_one_by_one_and_drawn(bench: Load, settings: Any, tmp_path: Path) -> None:
+    main, output = bench("main"), tmp_path / "nerf.json"
+    given = ["--quick", "--output", str(output), "--images", str(tmp_path / "images"), "--threads", "1"]
+    given += ["--fields-at", str(tmp_path / "kept"), "--field", str(settings.field)]
+    main.main([*given, "--only", "chair,view"])
+    results = json.loads(output.read_text())
+    assert [row["minutes"] for row in results["chair"]["training"]["rows"]] == ["end"]
+    assert results["view"]["400x400"]["conditions"]["threads"] == 1
+    assert (tmp_path / "images" / "nerf_chair.png").exists()
+    options = main.parse(["--only", "hollow"])
+    assert options.output.name == "nerf.json" and "out" not in options.output.parts
