@@ -115,11 +115,10 @@ def merge_runs(folders: list[Path], output: Path, compare: Path | None = None) -
     """
     from secateur.evaluation.decode import load_record
     from secateur.evaluation.merge import merge_records
-    from secateur.evaluation.pages import merged_page
 
     old = None if compare is None else load_record(compare)
     record = merge_records([load_record(folder) for folder in folders], [str(folder) for folder in folders])
-    return write(record, merged_page(record), output, old, None if compare is None else str(compare))
+    return write(record, None, output, old, None if compare is None else str(compare))
 
 
 def _check_compare(compare: Path | None, fail_on_worse: bool) -> None:

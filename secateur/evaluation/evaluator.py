@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from secateur.files import check_folder
+
 if TYPE_CHECKING:
     from secateur.evaluation.record import EvaluationRecord
     from secateur.report.page import Page
@@ -67,23 +69,29 @@ def carry_out(
 
     Raises:
         FileNotFoundError: the older record is not there.
-        ValueError: it is no record, or one of another kind; or what the evaluator raises.
+        NotADirectoryError, PermissionError: the folder of the report cannot be written to; said before anything runs.
+        ValueError: the older record is none, or one of another kind; or what the evaluator raises.
     """
     from secateur.evaluation.decode import load_record
 
+    check_folder(output)
     old = None if compare is None else load_record(compare)
     record, page = evaluator.run(reference, candidates, output, **options)
     return write(record, page, output, old, None if compare is None else str(compare))
 
 
 def write(
-    record: EvaluationRecord, page: Page, output: Path, old: EvaluationRecord | None = None, against: str | None = None
+    record: EvaluationRecord,
+    page: Page | None,
+    output: Path,
+    old: EvaluationRecord | None = None,
+    against: str | None = None,
 ) -> EvaluationRecord:
     """Write a record and its page, with what has changed since an older record; returns the record with that in it.
 
     Args:
         record: the measurements.
-        page: what people see.
+        page: the pictures and tables that are the domain's own; None: there are none.
         output: folder, made when it is not there.
         old: the older record.
         against: what that is called.
@@ -92,11 +100,10 @@ def write(
         ValueError: the older record is of another kind.
     """
     from secateur.evaluation.compare import compare_records
-    from secateur.evaluation.pages import with_comparison
+    from secateur.report.evaluation import evaluation_page
     from secateur.report.page import write_report
 
     if old is not None:
         record = replace(record, comparison=compare_records(record, old, against or "an older record"))
-        page = with_comparison(page, record)
-    write_report(page, record, output)
+    write_report(evaluation_page(record, page), record, output)
     return record
