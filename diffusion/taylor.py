@@ -15,8 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffusion.noising import Noising
+from secateur.derivatives import Mean, batches_of, stream_gradients
 from secateur.importance.objective import Objective, differentiable, required
-from secateur.maths import loss_gradients
 from secateur.units import Prunable, Scores, fold
 
 
@@ -116,13 +116,11 @@ class DiffPruning:
         """(size,) scores of each group.
 
         Raises:
-            ValueError: there is no objective, or it fails (see `secateur.maths.loss_gradients`).
+            ValueError: there is no objective, or it fails (see `secateur.derivatives.stream_gradients`).
         """
         objective = required(calibration, self)
         with differentiable(target, self.params) as tensors:
-            total = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-            for gradients in loss_gradients(objective.losses(target), tensors):
-                for name, gradient in gradients.items():
-                    total[name] += gradient
-        elements = {name: (tensors[name].detach() * gradient).abs() for name, gradient in total.items()}
+            total = Mean()
+            batches_of(stream_gradients(objective.losses(target), tensors, total.add))
+        elements = {name: (tensors[name].detach() * gradient).abs() for name, gradient in total.over(1).items()}
         return {group.name: fold(elements, group) for group in target.groups()}

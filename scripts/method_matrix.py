@@ -236,9 +236,9 @@ def needs_of(thing: Any, family: str) -> str:
         for entry in _runs(thing):
             needs += _named(entry, _parameters(entry), DATA)
             needs += [NEEDS[name] for name in _parameters(entry) if name in NEEDS]
-    if "hessian_vector_product" in names:
+    if "stream_hessian_vector_products" in names:
         needs.append("second derivatives")
-    elif names & {"mean_over_losses", "loss_gradients"}:
+    elif names & {"mean_over_losses", "loss_gradients", "stream_gradients"}:
         needs.append("gradients")
     if family == CRITERIA and issubclass(thing, lightning.Callback):
         needs.append("training")

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.derivatives import loss_gradients
 from secateur.importance.objective import Objective, differentiable
-from secateur.maths import loss_gradients
 from secateur.patterns import Pattern, Unstructured
 from secateur.solvers.gram import Gram
 from secateur.solvers.iht import HardThresholding, LeastSquares
@@ -192,7 +192,7 @@ def gradient_rows(
         params: names of the parameters; None takes all.
 
     Raises:
-        ValueError: the objective fails (see `secateur.maths.loss_gradients`), or a parameter is missing.
+        ValueError: the objective fails (see `secateur.derivatives.loss_gradients`), or a parameter is missing.
     """
     with differentiable(target, params) as tensors:
         losses = objective.losses(target)

@@ -98,17 +98,57 @@ def fold(elements: Mapping[str, Tensor], group: UnitGroup) -> Tensor:
     for member in group.members:
         if member.param not in elements:
             continue
-        by_row = elements[member.param].movedim(member.dim, 0)
-        by_row = by_row.reshape(len(by_row), -1).sum(dim=1)
-        units = by_row if member.rows is None else by_row[member.rows].sum(dim=1)
-        if units.shape != (group.size,):
-            raise ValueError(
-                f"group {group.name!r} has {group.size} units but {member.param!r} scores fold to {tuple(units.shape)}"
-            )
+        units = _over_rows(elements[member.param], group, member)
         total = units if total is None else total + units
     if total is None:
         raise ValueError(f"no element scores for any parameter of group {group.name!r}")
     return total
+
+
+class UnitSums:
+    """`fold` of element scores that come one parameter at a time, and are let go.
+
+    Args:
+        groups: the units to score.
+    """
+
+    def __init__(self, groups: Sequence[UnitGroup]) -> None:
+        self._groups = groups
+        self._owners: dict[str, list[tuple[UnitGroup, Member]]] = {}
+        for group in groups:
+            for member in group.members:
+                self._owners.setdefault(member.param, []).append((group, member))
+        self._totals: Scores = {}
+
+    def add(self, name: str, elements: Tensor) -> None:
+        """The scores of one parameter's elements."""
+        for group, member in self._owners.get(name, ()):
+            units = _over_rows(elements, group, member)
+            self._totals[group.name] = self._totals[group.name] + units if group.name in self._totals else units
+
+    def take(self) -> Scores:
+        """(size,) sums of each group since the last time.
+
+        Raises:
+            ValueError: a group got none.
+        """
+        without = next((group.name for group in self._groups if group.name not in self._totals), None)
+        if without is not None:
+            raise ValueError(f"no element scores for any parameter of group {without!r}")
+        totals, self._totals = self._totals, {}
+        return {group.name: totals[group.name] for group in self._groups}
+
+
+def _over_rows(elements: Tensor, group: UnitGroup, member: Member) -> Tensor:
+    """(group.size,) sums over the rows that each unit owns."""
+    others = [dim for dim in range(elements.ndim) if dim != member.dim % elements.ndim]
+    by_row = elements.sum(dim=others) if others else elements
+    units = by_row if member.rows is None else by_row[member.rows].sum(dim=1)
+    if units.shape != (group.size,):
+        raise ValueError(
+            f"group {group.name!r} has {group.size} units but {member.param!r} scores fold to {tuple(units.shape)}"
+        )
+    return units
 
 
 def mask_of(masks: Mapping[str, Tensor], name: str, size: int) -> Tensor:

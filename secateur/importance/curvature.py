@@ -7,35 +7,47 @@ loss changes by 0.5 w^T H w alone. The criteria here differ in what they take fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
-from secateur.maths import (
+from secateur.derivatives import (
     DerivativeMethod,
-    hessian_vector_product,
-    mean_over_losses,
-    mean_tensors,
-    rademacher,
-    root_mean_square,
+    Mean,
+    Take,
+    batches_of,
+    stream_gradients,
+    stream_hessian_vector_products,
 )
-from secateur.units import Prunable, Scores, fold
+from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
+from secateur.maths import rademacher, root_mean_square
+from secateur.units import Prunable, Scores, UnitSums
 
 
 class SecondOrder(ABC):
     """A criterion that shares w^T H w among the elements: a unit's score is half of what its elements get."""
 
     @abstractmethod
-    def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
-        """Parameter name -> the part of w^T H w of each element, shaped like the parameter."""
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
+        """Hand each element's part of w^T H w to `take`, parameter by parameter, in shares.
+
+        Returns:
+            by how much their sum is to be divided.
+        """
 
     def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
         """(size,) scores of each group: the change of the mean loss, estimated."""
-        elements = self.quadratic(target, required(calibration, self))
-        return {group.name: 0.5 * fold(elements, group) for group in target.groups()}
+        sums = UnitSums(target.groups())
+        count = self.stream(target, required(calibration, self), sums.add)
+        return {name: value * (0.5 / count) for name, value in sums.take().items()}
+
+    def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
+        """Parameter name -> the part of w^T H w of each element, shaped like the parameter."""
+        mean = Mean()
+        return mean.over(self.stream(target, objective, mean.add))
 
 
 @dataclass(frozen=True)
@@ -53,14 +65,15 @@ class Fisher(SecondOrder):
 
     params: tuple[str, ...] | None = None
 
-    def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
         with differentiable(target, self.params) as tensors:
-            squares = mean_over_losses(
-                objective.losses(target),
-                tensors,
-                lambda gradients: {name: gradients.pop(name).square() for name in list(gradients)},
+            return batches_of(
+                stream_gradients(
+                    objective.losses(target),
+                    tensors,
+                    lambda name, gradient: take(name, (gradient * tensors[name].detach()).square_()),
+                )
             )
-            return {name: squares.pop(name) * tensor.detach().square() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -89,24 +102,29 @@ class HessianDiagonal(SecondOrder):
     def __post_init__(self) -> None:
         _check_samples(self.samples)
 
-    def diagonal(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
-        """Parameter name -> estimated H_ii of the mean loss, shaped like the parameter."""
-        generator = torch.Generator().manual_seed(self.seed)
+    def stream_diagonal(self, target: Prunable, objective: Objective, take: Take) -> int:
+        """Hand estimates of H_ii of the mean loss to `take`, parameter by parameter, in shares of the returned count.
+
+        Besides what `take` makes of them, a byte an element is held: the probe's signs.
+        """
         with differentiable(target, self.params) as tensors:
             scales = {name: root_mean_square(tensor) or 1.0 for name, tensor in tensors.items()}
+            return _stream_probes(self, lambda: objective.losses(target), tensors, scales, take)
 
-            def sample() -> dict[str, Tensor]:
-                probes = {name: scales[name] * rademacher(tensor, generator) for name, tensor in tensors.items()}
-                products = hessian_vector_product(lambda: objective.losses(target), tensors, probes, self.method)
-                return {name: probes[name] * product / scales[name] ** 2 for name, product in products.items()}
+    def diagonal(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
+        """Parameter name -> estimated H_ii of the mean loss, shaped like the parameter."""
+        mean = Mean()
+        return mean.over(self.stream_diagonal(target, objective, mean.add))
 
-            return mean_tensors(sample() for _ in range(self.samples))
-
-    def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
-        tensors, diagonal = target.tensors(), self.diagonal(target, objective)
-        for name, value in diagonal.items():
-            (value.abs_() if self.absolute else value).mul_(tensors[name].detach().square())
-        return diagonal
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
+        tensors = target.tensors()
+        if self.absolute:
+            for name, value in self.diagonal(target, objective).items():
+                take(name, value.abs_().mul_(tensors[name].detach().square()))
+            return 1
+        return self.stream_diagonal(
+            target, objective, lambda name, value: take(name, value * tensors[name].detach().square())
+        )
 
 
 @dataclass(frozen=True)
@@ -124,11 +142,16 @@ class HessianProduct(SecondOrder):
     method: DerivativeMethod = "double_backward"
     params: tuple[str, ...] | None = None
 
-    def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
         with differentiable(target, self.params) as tensors:
-            weights = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-            products = hessian_vector_product(lambda: objective.losses(target), tensors, weights, self.method)
-        return {name: weights[name] * product for name, product in products.items()}
+            # Differences move the tensors while the products are taken, so that those are handed over afterwards.
+            return stream_hessian_vector_products(
+                lambda: objective.losses(target),
+                tensors,
+                tensors,
+                lambda name, product: take(name, product * tensors[name].detach()),
+                self.method,
+            )
 
 
 @dataclass(frozen=True)
@@ -146,14 +169,15 @@ class HessianTrace:
 
     def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
         """(size,) scores of each group."""
-        diagonal = self.hessian.diagonal(target, required(calibration, self))
-        tensors = target.tensors()
-        squares = {name: tensors[name].detach().square() for name in diagonal}
-        ones = {name: torch.ones_like(value) for name, value in diagonal.items()}
-        return {
-            group.name: fold(diagonal, group) / (2 * fold(ones, group)) * fold(squares, group)
-            for group in target.groups()
-        }
+        traces, squares, sizes = (UnitSums(target.groups()) for _ in range(3))
+        count = self.hessian.stream_diagonal(target, required(calibration, self), traces.add)
+        for name in dict.fromkeys(self.hessian.params or target.tensors()):
+            tensor = target.tensors()[name].detach()
+            if tensor.is_floating_point() and tensor.numel():
+                squares.add(name, tensor.square())
+                sizes.add(name, tensor.new_ones(()).expand_as(tensor))
+        energies, elements = squares.take(), sizes.take()
+        return {name: trace / (2 * count * elements[name]) * energies[name] for name, trace in traces.take().items()}
 
 
 @dataclass(frozen=True)
@@ -178,7 +202,6 @@ class MaskHessian:
 
     def diagonal(self, target: Prunable, objective: Objective) -> Scores:
         """Group name -> (size,) estimated second derivatives of the mean loss."""
-        generator = torch.Generator().manual_seed(self.seed)
         masks = mask_of_ones(target)
 
         def losses() -> Iterator[Tensor]:
@@ -186,17 +209,52 @@ class MaskHessian:
             with target.masked(masks):
                 yield from objective.losses(target)
 
-        def sample() -> dict[str, Tensor]:
-            probes = {name: rademacher(mask, generator) for name, mask in masks.items()}
-            products = hessian_vector_product(losses, masks, probes, self.method)
-            return {name: probes[name] * product for name, product in products.items()}
-
-        return mean_tensors(sample() for _ in range(self.samples))
+        mean = Mean()
+        return mean.over(_stream_probes(self, losses, masks, dict.fromkeys(masks, 1.0), mean.add), masks)
 
     def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
         """(size,) scores of each group: the change of the mean loss, estimated."""
         diagonal = self.diagonal(target, required(calibration, self))
         return {name: 0.5 * value for name, value in diagonal.items()}
+
+
+def _stream_probes(
+    how: HessianDiagonal | MaskHessian,
+    losses: Callable[[], Iterable[Tensor]],
+    tensors: Mapping[str, Tensor],
+    scales: Mapping[str, float],
+    take: Take,
+) -> int:
+    """Hand v (H v) / scale^2 of probes v of signs times scale to `take`; returns the number of shares."""
+    generator = torch.Generator().manual_seed(how.seed)
+    count = 0
+    for _ in range(how.samples):
+        signs = {name: rademacher(tensor, generator).to(torch.int8) for name, tensor in tensors.items()}
+        probes = _Probes(signs, tensors, scales)
+        count += stream_hessian_vector_products(losses, tensors, probes, partial(probes.divide, take), how.method)
+    return count
+
+
+@dataclass(frozen=True)
+class _Probes(Mapping[str, Tensor]):
+    """Signs times a scale, made when they are asked for: they are wanted one at a time."""
+
+    signs: Mapping[str, Tensor]
+    like: Mapping[str, Tensor]
+    scales: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.signs[name].to(self.like[name].dtype).mul_(self.scales[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.signs)
+
+    def __len__(self) -> int:
+        return len(self.signs)
+
+    def divide(self, take: Take, name: str, product: Tensor) -> None:
+        """Hand v (H v) / scale^2 to `take`."""
+        take(name, self[name].mul_(product).div_(self.scales[name] ** 2))
 
 
 def _check_samples(samples: int) -> None:

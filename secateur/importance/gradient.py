@@ -6,16 +6,17 @@ that becomes one number over the batches.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from secateur.derivatives import Mean, mean_over_losses, stream_gradients
 from secateur.importance.curvature import MaskHessian, SecondOrder
 from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
-from secateur.maths import mean_over_losses
-from secateur.units import Prunable, Scores, fold
+from secateur.units import Prunable, Scores, UnitSums
 
 Reduce = Literal["abs", "square", "signed"]
 """What is averaged over the batches: |change|, change^2, or the change itself."""
@@ -51,24 +52,27 @@ class Taylor:
         """(size,) scores of each group.
 
         Raises:
-            ValueError: there is no objective, or it fails (see `secateur.maths.loss_gradients`).
+            ValueError: there is no objective, or it fails (see `secateur.derivatives.stream_gradients`).
         """
         objective = required(calibration, self)
         quadratic = {} if self.second is None else self.second.quadratic(target, objective)
-        groups = target.groups()
+        sums, mean, count = UnitSums(target.groups()), Mean(), 0
 
-        def scores(gradients: dict[str, Tensor]) -> Scores:
-            change = {
-                name: (gradients.pop(name) * -tensors[name].detach()).add_(0.5 * quadratic.get(name, 0.0))
-                for name in list(gradients)
-            }
-            if self.reduce == "elements":
-                for value in change.values():
-                    value.abs_()
-            return {group.name: _reduced(fold(change, group), self.reduce) for group in groups}
+        def take(name: str, gradient: Tensor) -> None:
+            change = gradient * -tensors[name].detach()
+            if name in quadratic:
+                change.add_(quadratic[name], alpha=0.5)
+            sums.add(name, change.abs_() if self.reduce == "elements" else change)
 
-        with differentiable(target, self.params) as tensors:
-            return mean_over_losses(objective.losses(target), tensors, scores)
+        with (
+            differentiable(target, self.params) as tensors,
+            closing(stream_gradients(objective.losses(target), tensors, take)) as batches,
+        ):
+            for _ in batches:
+                count += 1
+                for name, change in sums.take().items():
+                    mean.add(name, _reduced(change, self.reduce))
+        return mean.over(count)
 
 
 @dataclass(frozen=True)
@@ -94,20 +98,17 @@ class MaskTaylor:
         """(size,) scores of each group.
 
         Raises:
-            ValueError: there is no objective, or it fails (see `secateur.maths.loss_gradients`).
+            ValueError: there is no objective, or it fails (see `secateur.derivatives.stream_gradients`).
         """
         objective = required(calibration, self)
         curvature = {} if self.second is None else self.second.diagonal(target, objective)
         masks = mask_of_ones(target)
 
-        def scores(gradients: dict[str, Tensor]) -> Scores:
-            return {
-                name: _reduced(0.5 * curvature.get(name, 0.0) - gradient, self.reduce)
-                for name, gradient in gradients.items()
-            }
+        def change(name: str, gradient: Tensor) -> Tensor:
+            return _reduced(0.5 * curvature.get(name, 0.0) - gradient, self.reduce)
 
         with torch.enable_grad(), target.masked(masks):
-            return mean_over_losses(objective.losses(target), masks, scores)
+            return mean_over_losses(objective.losses(target), masks, change)
 
 
 def _check_reduce(reduce: str, known: tuple[str, ...]) -> None:

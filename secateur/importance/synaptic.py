@@ -6,7 +6,7 @@ SNIP (Lee et al. 2019, arXiv 1810.02340) is `Taylor(reduce="elements")` with all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol, runtime_checkable
@@ -15,10 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocation import Budget
+from secateur.derivatives import (
+    DerivativeMethod,
+    batches_of,
+    mean_over_losses,
+    stream_gradients,
+    stream_hessian_vector_products,
+)
 from secateur.importance.objective import Objective, differentiable, required
-from secateur.maths import DerivativeMethod, hessian_vector_product, mean_over_losses
 from secateur.selection import keep_top
-from secateur.units import Keep, Prunable, Scores, fold
+from secateur.units import Keep, Prunable, Scores, UnitSums
 
 
 @runtime_checkable
@@ -84,19 +90,19 @@ class SynFlow:
         return {name: torch.where(keep[name], value, gone[name]) for name, value in scores.items()}
 
     def _flow(self, target: Network, keep: Keep | None) -> Scores:
+        sums = UnitSums(target.groups())
         with differentiable(target) as tensors:
             like = next(iter(tensors.values()))
-            masks = {
-                group.name: torch.ones(group.size, dtype=like.dtype, device=like.device)
-                if keep is None
-                else keep[group.name].to(like)
-                for group in target.groups()
-            }
             ones = torch.ones(self.input_shape, dtype=like.dtype, device=like.device)
-            with target.masked(masks):
-                gradients = mean_over_losses((target(ones).sum() for _ in range(1)), tensors)
-            elements = {name: gradients[name] * tensors[name].detach() for name in gradients}
-            return {group.name: fold(elements, group) for group in target.groups()}
+            masks = {} if keep is None else {name: mask.to(like) for name, mask in keep.items()}
+            with target.masked(masks) if masks else nullcontext():
+                flow = (target(ones).sum() for _ in range(1))
+                batches_of(
+                    stream_gradients(
+                        flow, tensors, lambda name, gradient: sums.add(name, gradient * tensors[name].detach())
+                    )
+                )
+        return sums.take()
 
 
 @dataclass(frozen=True)
@@ -120,29 +126,35 @@ class GraSP:
         """(size,) scores of each group, of both signs.
 
         Raises:
-            ValueError: there is no objective, or it fails (see `secateur.maths.hessian_vector_product`).
+            ValueError: there is no objective, or it fails (see `secateur.derivatives.stream_hessian_vector_products`).
         """
         objective = required(calibration, self)
+        sums = UnitSums(target.groups())
         with differentiable(target, self.params) as tensors:
             gradient = mean_over_losses(objective.losses(target), tensors)
-            vectors = {name: value.to(tensors[name]) for name, value in gradient.items()}
-            curved = hessian_vector_product(lambda: objective.losses(target), tensors, vectors, self.method)
-            elements = {name: tensors[name].detach() * value for name, value in curved.items()}
-        return {group.name: fold(elements, group) for group in target.groups()}
+            vectors = {name: gradient.pop(name).to(tensor) for name, tensor in tensors.items()}
+            count = stream_hessian_vector_products(
+                lambda: objective.losses(target),
+                tensors,
+                vectors,
+                lambda name, curved: sums.add(name, curved * tensors[name].detach()),
+                self.method,
+            )
+        return {name: value / count for name, value in sums.take().items()}
 
 
 @contextmanager
 def absolute(module: nn.Module) -> Iterator[None]:
     """While the context is open, floating-point parameters and buffers are absolute; afterwards what they were."""
     state = [t.detach() for t in chain(module.parameters(), module.buffers()) if t.is_floating_point()]
-    before = [tensor.clone() for tensor in state]
+    negative = [tensor.signbit() for tensor in state]
     try:
         for tensor in state:
             tensor.abs_()
         yield
     finally:
-        for tensor, values in zip(state, before, strict=True):
-            tensor.copy_(values)
+        for tensor, sign in zip(state, negative, strict=True):
+            torch.where(sign, -tensor, tensor, out=tensor)
 
 
 def _module_of(target: Network, criterion: object) -> nn.Module:

@@ -14,6 +14,7 @@ from compress3d.splats.pictures import Renders
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import GAUSSIANS, SplatScene
 from secateur.allocation import Budget, allocate
+from secateur.derivatives import loss_gradients
 from secateur.importance import (
     Fisher,
     HessianDiagonal,
@@ -23,7 +24,6 @@ from secateur.importance import (
     MaskTaylor,
     Taylor,
 )
-from secateur.maths import loss_gradients
 from secateur.units import Criterion
 from tests.compress3d.splats.test_importance import cameras, scene
 from tests.contracts import assert_deterministic, assert_exact_budget, assert_permutes, assert_same, assert_scores_fit
