@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from secateur.cli import Command
 from secateur.evaluation.evaluator import Evaluator, carry_out, write
+from secateur.files import check_folder
 
 if TYPE_CHECKING:
     from secateur.evaluation.record import EvaluationRecord
@@ -111,11 +112,13 @@ def merge_runs(folders: list[Path], output: Path, compare: Path | None = None) -
 
     Raises:
         FileNotFoundError: a record is not there.
+        NotADirectoryError, PermissionError: the folder of the report cannot be written to.
         ValueError: a file is no record, or the runs do not fit together.
     """
     from secateur.evaluation.decode import load_record
     from secateur.evaluation.merge import merge_records
 
+    check_folder(output)
     old = None if compare is None else load_record(compare)
     record = merge_records([load_record(folder) for folder in folders], [str(folder) for folder in folders])
     return write(record, None, output, old, None if compare is None else str(compare))

@@ -100,10 +100,10 @@ def write(
         ValueError: the older record is of another kind.
     """
     from secateur.evaluation.compare import compare_records
-    from secateur.report.evaluation import evaluation_page
+    from secateur.report.evaluation import whole_page
     from secateur.report.page import write_report
 
     if old is not None:
         record = replace(record, comparison=compare_records(record, old, against or "an older record"))
-    write_report(evaluation_page(record, page), record, output)
+    write_report(whole_page(record, page), record, output)
     return record
