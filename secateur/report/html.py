@@ -18,6 +18,8 @@ LARGEST = 10_000_000
 
 _NO_ICON = "data:,"
 _DESCRIBED = 3
+_PLOTS = 3
+"""Plots that are seen at once; more wait behind a line."""
 
 
 def render_page(page: Page, largest: int = LARGEST) -> str:
@@ -60,11 +62,6 @@ def _document(page: Page, encoding: Encoding) -> str:
     scale = error_scale([errors for result in page.results for errors in result.errors])
     choices = {result.name: index for index, result in enumerate(page.results)} if len(page.results) > 1 else {}
     summary = render_section(page.summary, ' class="summary"', choices) if page.summary else ""
-    plots = "".join(
-        f"<section><h2>{escape(plot.title)}</h2>{render_plot(plot, choices)}</section>"
-        for plot in page.plots
-        if len(plot.points) > 1
-    )
     return Template(asset("page.html")).substitute(
         title=escape(page.title),
         subtitle=escape(page.subtitle),
@@ -74,7 +71,7 @@ def _document(page: Page, encoding: Encoding) -> str:
         script=asset("page.js"),
         first=page.chosen,
         overview=summary if choices else "",
-        plots=f'<div class="plots">{plots}</div>' if plots else "",
+        plots=_plots(page, choices),
         choice=_choice(page.results),
         figures="".join(_figures(result, _only(page, index)) for index, result in enumerate(page.results)),
         stage=_stage(page, scale) if page.views else "",
@@ -82,6 +79,20 @@ def _document(page: Page, encoding: Encoding) -> str:
         details=_details(page, encoding),
         pictures=_pictures(page, scale, encoding) if page.views else "{}",
     )
+
+
+def _plots(page: Page, choices: Mapping[str, int]) -> str:
+    """The first few, and the others where readers ask for them."""
+    drawn = [
+        f"<section><h2>{escape(plot.title)}</h2>{render_plot(plot, choices)}</section>"
+        for plot in page.plots
+        if len(plot.points) > 1
+    ]
+    if not drawn:
+        return ""
+    first, others = "".join(drawn[:_PLOTS]), "".join(drawn[_PLOTS:])
+    more = f'<details><summary>More plots</summary><div class="plots">{others}</div></details>' if others else ""
+    return f'<div class="plots">{first}</div>{more}'
 
 
 def _choice(results: tuple[Result, ...]) -> str:

@@ -1,0 +1,212 @@
+"""The page of an evaluation, from the record that all evaluations share: only pictures and what is a domain's own come
+from the domain."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from secateur.evaluation.pages import comparison_table, pairs_table
+from secateur.evaluation.record import Column, EvaluationRecord, Part, Run, Subject
+from secateur.evaluation.wording import say, say_value
+from secateur.report.difference import difference, say_shortly
+from secateur.report.page import Cell, Figure, Meter, Number, Page, Result, Table
+from secateur.report.pareto import pareto_plots
+from secateur.report.summary import summary_table
+
+_ROWS = 200
+"""Rows that a table of parts shows: the worst; results.json has them all."""
+
+
+def whole_page(record: EvaluationRecord, page: Page | None = None) -> Page:
+    """The page with all that the record knows: summary, plots, key figures, tables of parts, what was run and on what.
+
+    Args:
+        record: the measurements.
+        page: title, pictures and tables of the domain's own. Its results are called as candidates of the record; those
+            that have no key figures get them from the record. None: a page without pictures.
+
+    Raises:
+        ValueError: the record has no candidates, or the page shows a result that is none of them.
+    """
+    if not record.candidates:
+        raise ValueError("a page of an evaluation needs candidates, and the record has none")
+    page = page or _without_pictures(record)
+    own = {result.name: result for result in page.results}
+    strangers = own.keys() - {one.name for one in record.candidates}
+    if strangers:
+        raise ValueError(f"the page shows {', '.join(sorted(strangers))}, which the record does not have")
+    shown = [one for one in record.candidates if one.name in own or not page.views]
+    chosen = page.results[page.chosen].name
+    return replace(
+        page,
+        results=tuple(_result(own.get(one.name) or Result(one.name), one, record) for one in shown),
+        chosen=[one.name for one in shown].index(chosen),
+        plots=(*pareto_plots(record), *page.plots),
+        summary=summary_table(record),
+        tables=(*_tables(record, [table.title for table in page.tables]), *page.tables),
+        details={**_details(record), **page.details},
+        command=record.runs[0].command if len(record.runs) == 1 else None,
+    )
+
+
+def part_tables(one: Subject, reference: Subject) -> tuple[Table, ...]:
+    """A table for each part of a subject, beside the reference's part of the same name where that has it."""
+    return tuple(_part_table(part, reference.parts.get(name), one, reference.name) for name, part in one.parts.items())
+
+
+def time_table(seconds: Mapping[str, float]) -> Table:
+    """Seconds by step."""
+    longest = max(seconds.values(), default=0.0)
+    rows = tuple((step, Meter(f"{time:.1f} s", time / longest if longest else 0.0)) for step, time in seconds.items())
+    return Table("Time", ("Step", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
+
+
+def run_details(run: Run) -> dict[str, str]:
+    """What was run and on what, name by name."""
+    machine = run.machine
+    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
+    return {
+        "Started": run.started_at,
+        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
+        "GPU": machine.gpu or "none",
+        "System": machine.system,
+        "Threads": str(run.threads),
+        "Load average before": "unknown" if run.load_average is None else f"{run.load_average:.2f}",
+        "Seeds": listed(run.seeds) or "none",
+        "Versions": listed({"secateur": run.secateur, **run.versions}),
+    }
+
+
+def listed(values: Mapping[str, object]) -> str:
+    """Names and values in a line."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _without_pictures(record: EvaluationRecord) -> Page:
+    runs = f", of {len(record.runs)} runs" if len(record.runs) > 1 else ""
+    subtitle = f"{', '.join(one.name for one in record.candidates)} against {record.reference.name}{runs}."
+    results = tuple(Result(one.name) for one in record.candidates)
+    return Page(record.reference.name, subtitle, record.reference.name, (), results)
+
+
+def _result(result: Result, one: Subject, record: EvaluationRecord) -> Result:
+    figures = result.figures or _figures(one, record)
+    return replace(result, figures=figures, tables=(*part_tables(one, record.reference), *result.tables))
+
+
+def _figures(one: Subject, record: EvaluationRecord) -> tuple[Figure, ...]:
+    before = record.reference_measurements(one)
+    figures = []
+    for name, measurement in one.measurements.items():
+        former = before.get(name)
+        if measurement.better == "neither" and former is not None and former.value == measurement.value:
+            continue
+        words, shown = difference(measurement, former).words, None if former is None else say_shortly(former)
+        label = measurement.label[:1].upper() + measurement.label[1:]
+        figures.append(Figure(label, say_shortly(measurement), shown, words or None))
+    return tuple(figures)
+
+
+def _tables(record: EvaluationRecord, own: Collection[str]) -> list[Table]:
+    """Tables of the whole run, but for those whose titles the domain's own have."""
+    tables = [comparison_table(record), pairs_table(record)]
+    tables.append(time_table(record.runs[0].seconds) if len(record.runs) == 1 else _runs(record.runs))
+    return [table for table in tables if table is not None and table.title not in own]
+
+
+def _runs(runs: Sequence[Run]) -> Table:
+    columns = ("Run", "Started", "Machine", "Threads", "Load", "Seconds", "Command")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            str(index + 1),
+            run.started_at,
+            run.machine.gpu or run.machine.processor,
+            Number(str(run.threads), run.threads),
+            "" if run.load_average is None else Number(f"{run.load_average:.2f}", run.load_average),
+            Number(f"{sum(run.seconds.values()):.1f}", sum(run.seconds.values())),
+            run.command,
+        )
+        for index, run in enumerate(runs)
+    ]
+    return Table("Runs", columns, tuple(rows))
+
+
+def _details(record: EvaluationRecord) -> dict[str, str]:
+    protocol = {name.replace("_", " ").capitalize(): _plain(value) for name, value in record.protocol.items()}
+    return {**(run_details(record.runs[0]) if len(record.runs) == 1 else {}), **protocol}
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _part_table(part: Part, former: Part | None, one: Subject, reference: str) -> Table:
+    """Rows of the reference first; a column of the reference beside each that it has, too, and the change."""
+    names = list(dict.fromkeys((*(former.rows if former else ()), *part.rows)))
+    heads, cells = [part.by.capitalize()], []
+    for name, column in part.columns.items():
+        mine = dict(zip(part.rows, column.values, strict=True))
+        theirs = former.columns.get(name) if former is not None else None
+        if former is not None and theirs is not None:
+            before = dict(zip(former.rows, theirs.values, strict=True))
+            heads.append(f"{column.label}, {reference}")
+            cells.append([_value(before.get(row), column) for row in names])
+        heads.append(column.label if theirs is None else f"{column.label}, {one.name}")
+        cells.append(_column(mine, column, names))
+        if former is not None and theirs is not None and column.unit != "bytes":
+            heads.append("change")
+            cells.append([_change(before.get(row), mine.get(row), column.unit) for row in names])
+    rows = tuple((row, *(column[index] for column in cells)) for index, row in enumerate(names))
+    labels = " and ".join(column.label for column in part.columns.values())
+    title = f"{labels[:1].upper()}{labels[1:]} by {part.by}"
+    total = _total(part, one, former is not None)
+    if len(rows) <= _ROWS:
+        return Table(title, tuple(heads), rows, total=total)
+    note = f"The {_ROWS:,} worst of {len(rows):,}; results.json has all."
+    return Table(title, tuple(heads), tuple(rows[index] for index in _worst(part, names)), note, total)
+
+
+def _worst(part: Part, names: Sequence[str]) -> list[int]:
+    """Places of the rows that are worst in the first column, where that says which way is better; else the first."""
+    column = next(iter(part.columns.values()))
+    values = dict(zip(part.rows, column.values, strict=True))
+    sign = {"higher": 1.0, "lower": -1.0, "neither": 0.0}[column.better]
+
+    def badness(index: int) -> float:
+        value = values.get(names[index])
+        return math.inf if value is None else sign * value
+
+    return sorted(range(len(names)), key=badness)[:_ROWS]
+
+
+def _column(values: Mapping[str, float | None], column: Column, names: Sequence[str]) -> list[Cell]:
+    """Cells of a column: bytes and shares have bars behind them."""
+    if column.unit not in ("bytes", "share"):
+        return [_value(values.get(row), column) for row in names]
+    largest = 1.0 if column.unit == "share" else max((value or 0.0 for value in values.values()), default=0.0)
+    return [
+        "" if value is None else Meter(say_value(value, column.unit), value / largest if largest else 0.0)
+        for value in (values.get(row) for row in names)
+    ]
+
+
+def _value(value: float | None, column: Column) -> Cell:
+    return "" if value is None else Number(say_value(value, column.unit), value)
+
+
+def _change(before: float | None, after: float | None, unit: str) -> Cell:
+    if before is None or after is None:
+        return ""
+    text = f"{100 * (after - before):+.2f}" if unit == "share" else f"{after - before:+.4g}"
+    return Number(text.replace("-", "\N{MINUS SIGN}"), after - before)
+
+
+def _total(part: Part, one: Subject, beside: bool) -> tuple[Cell, ...] | None:
+    """The means that the subject measured, where its table has no columns of the reference's."""
+    if beside or not any(name in one.measurements for name in part.columns):
+        return None
+    found = [one.measurements.get(name) for name in part.columns]
+    return ("Mean", *("" if measurement is None else say(measurement) for measurement in found))

@@ -1,0 +1,97 @@
+"""All candidates of a record beside the reference, with the best of each column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur.evaluation.record import EvaluationRecord, Measurement, Subject
+from secateur.report.difference import TIMES, difference, say_shortly
+from secateur.report.page import Cell, Number, Table
+
+
+def summary_table(record: EvaluationRecord) -> Table:
+    """A row for each subject, the reference first, and a column for each measurement."""
+    names = _columns(record)
+    labels = {name: one.label for subject in record.subjects for name, one in subject.measurements.items()}
+    best = {name: best_of(record, name) for name in names}
+    rows: list[tuple[Cell, ...]] = [
+        (record.reference.name, *(_number(record.reference.measurements.get(name)) for name in names))
+    ]
+    for one in record.candidates:
+        before = record.reference_measurements(one)
+        cells = (_compared(one, name, before, one.name in best[name]) for name in names)
+        rows.append((one.name, *cells))
+    columns = ("", *(labels[name] for name in names))
+    return Table("All candidates", columns, tuple(rows), _note(record), pinned=1)
+
+
+def best_of(record: EvaluationRecord, name: str) -> frozenset[str]:
+    """The candidates that are best in a measurement: the best one, and those that do not differ from it beyond noise.
+
+    Nothing is best where there is only one candidate, where no way is better, or where all are equal.
+    """
+    found = {one.name: one.measurements[name] for one in record.candidates if name in one.measurements}
+    known = {subject: _rank(one) for subject, one in found.items() if one.value is not None or one.infinite}
+    directions = {one.better for one in found.values()}
+    if len(known) < 2 or directions not in ({"higher"}, {"lower"}) or len(set(known.values())) == 1:
+        return frozenset()
+    pick = max if directions == {"higher"} else min
+    winner = pick(known, key=lambda subject: known[subject])
+    equal = {subject for subject, value in known.items() if value == known[winner]}
+    noisy = {
+        subject
+        for pair in record.pairs
+        if pair.measurement == name and winner in (pair.candidate, pair.against)
+        if pair.difference.low <= 0.0 <= pair.difference.high
+        for subject in (pair.candidate, pair.against)
+    }
+    return frozenset(equal | noisy)
+
+
+def _columns(record: EvaluationRecord) -> list[str]:
+    """Names of what any subject measured, but for what is neither good nor bad and the same for all."""
+    names = dict.fromkeys(name for one in (*record.candidates, record.reference) for name in one.measurements)
+    return [name for name in names if not _idle(record, name)]
+
+
+def _idle(record: EvaluationRecord, name: str) -> bool:
+    found = [one.measurements[name] for one in record.subjects if name in one.measurements]
+    return all(one.better == "neither" for one in found) and len({one.value for one in found}) == 1
+
+
+def _rank(one: Measurement) -> float:
+    return float("inf") if one.value is None else one.value
+
+
+def _number(one: Measurement | None) -> Cell:
+    return "" if one is None else Number(say_shortly(one), _sorted_by(one))
+
+
+def _compared(subject: Subject, name: str, before: Mapping[str, Measurement], best: bool) -> Cell:
+    one = subject.measurements.get(name)
+    if one is None:
+        return ""
+    beside = difference(one, before.get(name))
+    return Number(say_shortly(one), _sorted_by(one), beside.text or None, beside.tone, best)
+
+
+def _sorted_by(one: Measurement) -> float | None:
+    return float("inf") if one.value is None and one.infinite else one.value
+
+
+def _note(record: EvaluationRecord) -> str:
+    note = f"Below a value: how it differs from {record.reference.name} ({TIMES}: how many times as much)."
+    intervals = [
+        interval
+        for subject in record.candidates
+        for one in subject.measurements.values()
+        for interval in (one.change, one.interval)
+        if interval is not None
+    ]
+    if intervals:
+        first = intervals[0]
+        note += f" In brackets: {first.confidence:.0%} bootstrap intervals, over {first.count:,} samples."
+    if len(record.candidates) > 1:
+        note += " ★: the best, and what does not differ from it beyond the noise."
+    machines = {(run.machine.processor, run.machine.gpu, run.threads) for run in record.runs}
+    return note + (" Times are of several machines: compare them within a run." if len(machines) > 1 else "")
