@@ -10,8 +10,9 @@ from pathlib import Path
 from secateur.console import progress_bar
 from secateur.importance import HessianProduct
 from vit.prune import prune
-from vit.recipe import Budget, Distil, Model, Recovery, Static, Step, VitRecipe
+from vit.recipe import Model, VitRecipe
 from vit.sources import DemoImages, ImageFolders
+from vit.steps import Budget, Distil, Recovery, Static, Step
 
 
 def main(model: str, output: Path, remove: float, images: Path | None, steps: int) -> None:

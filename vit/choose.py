@@ -24,7 +24,8 @@ from vit.demo import MODELS
 from vit.inputs import example_inputs
 from vit.models import Source, find
 from vit.pruned import PrunedModel, TokenPlan, count_patches, drops_at
-from vit.recipe import Budget, Greedy, GreedyStage, Static, Step, Tokens, VitRecipe
+from vit.recipe import VitRecipe
+from vit.steps import Budget, Greedy, GreedyStage, Static, Step, Tokens
 from vit.tokens.schedule import Counts
 from vit.units import Kind, prunable
 

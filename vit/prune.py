@@ -53,10 +53,11 @@ from vit.evaluate import Evaluation, Pictures, evaluate
 from vit.images import PREPROCESSOR
 from vit.models import LoadedModel, load_model
 from vit.pruned import PrunedModel, save
-from vit.recipe import Blocks, Greedy, Model, Recovery, Sparse, Static, Step, VitRecipe
+from vit.recipe import Model, VitRecipe
 from vit.recovering import finished, recover
 from vit.slimsam import SlimSam
 from vit.sources import ImageParts, check_images, has_classes
+from vit.steps import Blocks, Greedy, Recovery, Sparse, Static, Step
 from vit.tasks.task import logits_of
 
 CUTS: StageKind[Mapping[str, Any]] = StageKind(

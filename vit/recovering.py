@@ -16,8 +16,8 @@ from secateur.recovery.zeros import HoldZeros
 from secateur.training import FitRecord, fit
 from vit.data import ImageBatches
 from vit.pruned import PrunedModel
-from vit.recipe import Distil, Recovery
 from vit.sources import ImageParts
+from vit.steps import Distil, Recovery
 from vit.tasks.classification import Classification
 from vit.tokens.cropr import Cropr
 from vit.tokens.reduced_model import ReducedModel

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.vit.models import random_model
-from vit.recipe import Budget, Calibration, Judging, Model, Static, Step, VitRecipe
+from vit.recipe import Calibration, Judging, Model, VitRecipe
 from vit.sources import NoiseImages
+from vit.steps import Budget, Static, Step
 
 CALIBRATION = Calibration(images=8, batch_size=4)
 JUDGING = Judging(batch_size=4, repeats=1, shown=2)

@@ -26,7 +26,8 @@ from tests.vit.recipes import recipe, save_model
 from vit.lpvit import LPViT
 from vit.prune import prune
 from vit.pruned import BLOCKS, load_pruned
-from vit.recipe import (
+from vit.slimsam import SlimSam
+from vit.steps import (
     Blocks,
     Budget,
     CroprStages,
@@ -41,7 +42,6 @@ from vit.recipe import (
     Step,
     Tokens,
 )
-from vit.slimsam import SlimSam
 from vit.tokens import ClsAttention, Counts, LinearScorer, ReducedModel, Target, TokenMerging
 from vit.tokens.reduced_model import TOKENS
 

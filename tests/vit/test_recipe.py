@@ -15,9 +15,10 @@ from tests.vit.recipes import recipe, save_model
 from vit.choose import demo_folder
 from vit.models import PUBLISHED
 from vit.prune import dry_run, prune
-from vit.recipe import Blocks, Budget, CroprStages, Distil, Recovery, Static, Step, Tokens, VitRecipe
+from vit.recipe import VitRecipe
 from vit.shipped import RECIPES
 from vit.sources import DemoImages, ImageParts
+from vit.steps import Blocks, Budget, CroprStages, Distil, Recovery, Static, Step, Tokens
 from vit.tokens import Target, TokenMerging
 
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
@@ -102,7 +103,7 @@ REFUSED = [
         "leaves layer 2 0 of 4 patches",
     ),
     (
-        "steps:\n  - tokens:\n      learned: {class_path: vit.recipe.CroprStages}\n"
+        "steps:\n  - tokens:\n      learned: {class_path: vit.steps.CroprStages}\n"
         "      schedule: {class_path: vit.tokens.Target, init_args: {share: 0.9}}\n",
         None,
         "add a recover step behind it",
