@@ -50,7 +50,7 @@ class Classified:
         agreement: share of the images on which the first choice is the dense model's.
         loss: mean cross-entropy, in nats.
         by_class: class -> share of its images that are classified right.
-        confusion: [true class][first choice] -> images.
+        confusion: images by true class, then by first choice.
         agreement_error: standard error of the agreement.
         loss_error: standard error of the loss.
         interval: bootstrap interval of the accuracy; None where there is only one image.
