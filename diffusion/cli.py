@@ -22,7 +22,6 @@ from diffusion.record import record_of
 from diffusion.report import evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
 from diffusion.units import Kind, prunable
-from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
@@ -34,25 +33,9 @@ from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
+from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
 
 _KINDS: tuple[Kind, ...] = ("heads", "neurons", "channels", "modulation", "resnets", "attentions", "feed_forwards")
-
-
-@dataclass(frozen=True, slots=True)
-class UnitKind:
-    """The units of one kind.
-
-    Args:
-        groups: in how many groups they are.
-        units: how many they are.
-        params: parameters that they own together.
-        macs: multiply-adds of a forward of one sample that they take.
-    """
-
-    groups: int
-    units: int
-    params: int
-    macs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +145,7 @@ def describe_model(model: str, component: str | None) -> ModelInfo:
     source = find(model, component)
     network = source.on_meta()
     inputs = example_inputs(network, text_tokens=source.architecture.text_tokens or 77)
-    units: dict[str, UnitKind] = {}
-    for kind in _KINDS:
-        try:
-            found = prunable(network, [kind], inputs, min_keep=0)
-        except ValueError:
-            continue  # this network has none of these
-        groups = found.groups()
-        params, macs = (sum(float(unit_costs(group, cost).sum()) for group in groups) for cost in ("params", "macs"))
-        units[kind] = UnitKind(len(groups), sum(group.size for group in groups), round(params), round(macs))
+    units = count_kinds(_KINDS, lambda kind: prunable(network, [kind], inputs, min_keep=0))
     size = measure(Network(network, (), inputs))
     kind_name = type(network).__name__
     return ModelInfo(model, source.component, kind_name, source.manifest is not None, size, units)
@@ -179,10 +154,9 @@ def describe_model(model: str, component: str | None) -> ModelInfo:
 def show_info(info: ModelInfo) -> None:
     """Print what is in a model."""
     title = f"{info.model}: {info.network}{', pruned' if info.pruned else ''}"
-    table = _table(title, "units", "groups", "count", "parameters", "multiply-adds")
-    for kind, found in info.units.items():
-        shares = (f"{found.params / info.size.params:.1%}", f"{found.macs / (info.size.macs or 1):.1%}")
-        table.add_row(kind.replace("_", "-"), f"{found.groups:,}", f"{found.units:,}", *shares)
+    table = _table(title, *KIND_COLUMNS)
+    for row in kind_rows(info.units, info.size):
+        table.add_row(*row)
     table.add_row("the whole", "", "", f"{info.size.params:,}", f"{info.size.macs:,}")
     console.print(table)
 

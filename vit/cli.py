@@ -9,7 +9,6 @@ from typing import Any, get_args
 import torch
 from rich.table import Table
 
-from secateur.allocation import unit_costs
 from secateur.console import console, progress_bar
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
@@ -19,6 +18,7 @@ from secateur.recipe import read_recipe
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
+from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
 from vit.choose import demo_folder, find_model, is_pruned
 from vit.data import LabelledImages, read_folder
 from vit.evaluate import DENSE, Evaluation, evaluate
@@ -33,23 +33,6 @@ from vit.report import evaluation_page
 from vit.shipped import RECIPES
 from vit.sources import DemoImages, check_images
 from vit.units import Kind, prunable
-
-
-@dataclass(frozen=True, slots=True)
-class UnitKind:
-    """The units of one kind.
-
-    Args:
-        groups: in how many groups they are.
-        units: how many they are.
-        params: parameters that they own together.
-        macs: multiply-adds of a forward of one image that they take.
-    """
-
-    groups: int
-    units: int
-    params: int
-    macs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +106,10 @@ def describe_model(model: str, architecture: str | None) -> ModelInfo:
     source = find_model(model, architecture)
     network = source.on_meta()
     inputs = example_inputs(network)
-    units: dict[str, UnitKind] = {}
-    refused = ""
-    for kind in get_args(Kind):
-        try:
-            found = prunable(network, [kind], inputs, min_keep=0)
-        except ValueError as error:
-            refused = str(error)
-            continue  # this network has none of these
-        groups = found.groups()
-        params, macs = (sum(float(unit_costs(group, cost).sum()) for group in groups) for cost in ("params", "macs"))
-        units[kind] = UnitKind(len(groups), sum(group.size for group in groups), round(params), round(macs))
-    if not units:
-        raise ValueError(f"{model}: {refused}")
+    try:
+        units = count_kinds(get_args(Kind), lambda kind: prunable(network, [kind], inputs, min_keep=0))
+    except ValueError as error:
+        raise ValueError(f"{model}: {error}") from error
     size = measure(Network(network, (), inputs))
     reduced = source.folder is not None and (source.folder / TOKENS).is_file()
     return ModelInfo(model, type(network).__name__, is_pruned(source), reduced, count_patches(network), size, units)
@@ -144,10 +118,9 @@ def describe_model(model: str, architecture: str | None) -> ModelInfo:
 def show_info(info: ModelInfo) -> None:
     """Print what is in a model."""
     marks = f"{', pruned' if info.pruned else ''}{', tokens reduced' if info.reduced else ''}"
-    table = _table(f"{info.model}: {info.network}{marks}", "units", "groups", "count", "parameters", "multiply-adds")
-    for kind, found in info.units.items():
-        shares = (f"{found.params / info.size.params:.1%}", f"{found.macs / (info.size.macs or 1):.1%}")
-        table.add_row(kind.replace("_", "-"), f"{found.groups:,}", f"{found.units:,}", *shares)
+    table = _table(f"{info.model}: {info.network}{marks}", *KIND_COLUMNS)
+    for row in kind_rows(info.units, info.size):
+        table.add_row(*row)
     table.add_row("patches", "", f"{info.patches:,}", "", "")
     table.add_row("the whole", "", "", f"{info.size.params:,}", f"{info.size.macs:,}")
     console.print(table)
