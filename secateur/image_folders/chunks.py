@@ -119,14 +119,12 @@ class ChunkStore:
                 raise ValueError(f"{gathering.name}: chunk {number} has {count} items, but not as many rows")
             _FORMAT.save(_file(folder, number), {name: values.contiguous() for name, values in rows.items()}, {})
             done += count
-        if self.share.count > 1:
-            torch.distributed.barrier()
+        _wait_for_all()
         return self._all(gathering, folder, len(chunks))
 
     def clear(self) -> None:
         """Remove all chunks, when the results are written: the first process does it, when all have read them."""
-        if self.share.count > 1:
-            torch.distributed.barrier()
+        _wait_for_all()
         if self.share.index == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -152,6 +150,11 @@ class ChunkStore:
         if any(one != shapes[0] for one in shapes):
             raise ValueError(f"{gathering.name}: not all images gave the same kind of numbers")
         return {name: torch.cat([chunk[name] for chunk in held]) for name in held[0]}
+
+
+def _wait_for_all() -> None:
+    if Share.of_this_process().count > 1:
+        torch.distributed.barrier()
 
 
 def _readable(item: Any) -> Any:

@@ -54,37 +54,40 @@ def record_of(found: Comparison, start: Start, settings: Settings) -> Evaluation
 
 def _reference(found: Comparison, seed: int) -> Subject:
     folder = found.reference
-    measurements = _sizes(len(folder), folder.bytes)
+    measurements: dict[str, Measurement] = {}
     for features, floor in found.floors.items():
         title = frechet_name(features)
         halves = f"real against real, {floor.images} images each"
         measurements[f"{title.lower()}-floor"] = mean_of(
             floor.frechet, "", f"{title}: {halves}", "neither", samples=floor.images
         )
-        measurements[f"kid-{features}-floor"] = mean_of(
+        measurements[f"kid-{features}-floor".lower()] = mean_of(
             floor.kid, "", f"KID-{features}: {halves}", "neither", samples=floor.images
         )
     clip = found.networks.clip
     if found.cmmd_floor is not None and clip is not None:
         label = f"CMMD-{clip.name}: real against real, {len(folder) // 2} images each"
-        measurements[f"cmmd-{clip.name}-floor"] = mean_of(
+        measurements[f"cmmd-{clip.name}-floor".lower()] = mean_of(
             found.cmmd_floor, "", label, "neither", samples=len(folder) // 2
         )
     parts: dict[str, Part] = {}
     if found.clip_scores and clip is not None:
         _add_clip_scores(clip.name, found.clip_scores, measurements, parts, seed)
+    measurements |= _sizes(len(folder), folder.bytes)
     return Subject(folder.name, str(folder.path), hash_path(folder.path), measurements=measurements, parts=parts)
 
 
 def _candidate(result: FolderResult, name: str, found: Comparison, settings: Settings) -> Subject:
     folder = result.folder
-    measurements = _sizes(len(folder), folder.bytes)
+    measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     for one in result.distances:
         measurements |= _distance(one)
     clip = found.networks.clip
     if result.cmmd is not None and clip is not None:
-        measurements[f"cmmd-{clip.name}"] = mean_of(result.cmmd, "", f"CMMD-{clip.name}", "lower", samples=len(folder))
+        measurements[f"cmmd-{clip.name}".lower()] = mean_of(
+            result.cmmd, "", f"CMMD-{clip.name}", "lower", samples=len(folder)
+        )
     if result.clip_scores and clip is not None:
         _add_clip_scores(clip.name, result.clip_scores, measurements, parts, settings.seed)
     details: dict[str, Any] = {"distances": {one.distances.name: to_json(one.distances) for one in result.distances}}
@@ -92,6 +95,7 @@ def _candidate(result: FolderResult, name: str, found: Comparison, settings: Set
         _add_pairs(result, found, measurements, parts, settings.seed)
     if result.pairs is not None:
         details["pairs_of_other_size"] = list(result.pairs.other_size)
+    measurements |= _sizes(len(folder), folder.bytes)
     return Subject(name, str(folder.path), hash_path(folder.path), 0, measurements, parts, details)
 
 
@@ -133,14 +137,14 @@ def _add_pairs(
     """PSNR over pairs that differ, for one that does not would make the mean infinite; their number is beside it."""
     pairs = result.pairs
     assert pairs is not None
-    measurements["pairs"] = counted(len(pairs.names), "", "pairs of one name", "neither")
-    measurements["equal_pairs"] = counted(sum(map(math.isinf, pairs.psnr)), "", "pairs that are equal", "higher")
     columns = {}
     for name, (label, unit, better, values) in pair_columns(result, found).items():
         finite = [value for value in values if math.isfinite(value)]
         measurements[name] = averaged(finite or [math.inf], unit, label, better, seed=seed)
         shown = tuple(value if math.isfinite(value) else None for value in values)
         columns[name] = Column(shown, unit, better, label)
+    measurements["pairs"] = counted(len(pairs.names), "", "pairs of one name", "neither")
+    measurements["equal_pairs"] = counted(sum(map(math.isinf, pairs.psnr)), "", "pairs that are equal", "neither")
     parts[PAIRS] = Part("image", pairs.names, columns)
 
 
@@ -151,7 +155,7 @@ def _add_clip_scores(
     parts: dict[str, Part],
     seed: int,
 ) -> None:
-    name, label = f"clip-score-{clip}", f"CLIP score, {clip}"
+    name, label = f"clip-score-{clip}".lower(), f"CLIP score, {clip}"
     values = tuple(scores.values())
     measurements[name] = averaged(values, "", label, "higher", seed=seed)
     parts["captions"] = Part("image", tuple(scores), {name: Column(values, "", "higher", label)})

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
-from secateur.evaluation.pages import overview_table, pairs_table
-from secateur.evaluation.record import EvaluationRecord, Measurement, Subject
-from secateur.evaluation.wording import say, say_noise, say_value
+from secateur.evaluation.record import EvaluationRecord, Subject
 from secateur.image_folders.pictures import fitted, read_picture, sample_sheet
-from secateur.image_folders.record import PAIRS
 from secateur.image_folders.results import Comparison, FolderResult
 from secateur.quantities import format_decibels
-from secateur.report.page import Drawing, Errors, Figure, Image, Page, Result, Table, View, errors_between
+from secateur.report.page import Drawing, Errors, Image, Page, Result, Table, View, errors_between
 
 SHOWN = 6
 """Pairs that the page shows: the worst."""
 
-_LISTED = 20
+_LISTED = 12
 """Pairs that its table lists."""
 
 
@@ -32,18 +27,13 @@ def page_of(found: Comparison, record: EvaluationRecord) -> Page:
     sets = f"{len(found.reference)} images against " + ", ".join(str(len(one.folder)) for one in found.candidates)
     worst = f" Of the images of one name, the {len(views)} worst are shown." if len(views) > 1 else ""
     subtitle = f"{names} compared with {record.reference.name}: {sets}.{worst}"
-    pairs = pairs_table(record)
-    several = len(record.candidates) > 1
     return Page(
         record.reference.name,
         subtitle,
         record.reference.name,
         views,
         results,
-        details=_details(record),
-        summary=overview_table(record) if several else None,
-        tables=() if pairs is None else (pairs,),
-        command=record.runs[0].command,
+        details={f"{metric}: not measured": how for metric, how in found.missing.items()},
     )
 
 
@@ -86,43 +76,24 @@ def _result(
     note = f"{record.reference.name} in the upper rows, {subject.name} in the lower ones."
     return Result(
         subject.name,
-        _figures(subject),
+        (),
         drawn[0],
         drawn[1],
         tuple(format_decibels(decibels[name]) for name in shown),
-        tuple(_tables(result, subject, found)),
+        tuple(_tables(result, found)),
         (Drawing("Samples", sheet, note),),
     )
 
 
-def _figures(subject: Subject) -> tuple[Figure, ...]:
-    """The distances first, then what is known of pairs, then sizes."""
-    order = sorted(subject.measurements.items(), key=lambda item: item[1].better == "neither")
-    return tuple(Figure(one.label, say(one), None, _note(one)) for _, one in order)
-
-
-def _note(one: Measurement) -> str | None:
-    if one.interval is not None:
-        low, high = (say_value(end, one.unit) for end in (one.interval.low, one.interval.high))
-        return f"{one.interval.confidence:.0%} interval {low} to {high}, {one.samples} images"
-    if one.samples is None:
-        return None
-    return ", ".join(part for part in (say_noise(one), f"{one.samples} images") if part)
-
-
-def _tables(result: FolderResult, subject: Subject, found: Comparison) -> list[Table]:
+def _tables(result: FolderResult, found: Comparison) -> list[Table]:
     tables = []
     if result.distances or result.cmmd is not None:
         tables.append(_distances(result, found))
-    if PAIRS in subject.parts:
-        tables.append(_worst(subject))
     if result.pairs is not None and result.pairs.other_size:
         names = result.pairs.other_size
         rows = tuple((name,) for name in names[:_LISTED])
         note = f"{len(names)} pairs of one name and two sizes; they have no PSNR or SSIM."
         tables.append(Table("Left out", ("Image",), rows, note))
-    if found.missing:
-        tables.append(Table("Not measured", ("Metric", "Why, and how to get it"), tuple(found.missing.items())))
     return tables
 
 
@@ -156,33 +127,3 @@ def _on_distances(result: FolderResult, found: Comparison) -> str:
     if any(one.distances.singular for one in result.distances):
         said.append("No more images than dimensions: the Frechet distance rests on a singular covariance.")
     return " ".join(said)
-
-
-def _worst(subject: Subject) -> Table:
-    part = subject.parts[PAIRS]
-    decibels = part.columns["psnr"].values
-    order = sorted(range(len(part.rows)), key=lambda row: (math.inf if decibels[row] is None else decibels[row], row))
-    columns = [(name, column) for name, column in part.columns.items()]
-    rows = tuple(
-        (part.rows[row], *(_cell(name, column.values[row]) for name, column in columns)) for row in order[:_LISTED]
-    )
-    return Table("Worst pairs", ("Image", *(column.label for _, column in columns)), rows)
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "identical" if name == "psnr" else ""
-    return format_decibels(value) if name == "psnr" else f"{value:.4f}"
-
-
-def _details(record: EvaluationRecord) -> dict[str, str]:
-    run = record.runs[0]
-    memory = "" if run.machine.memory_bytes is None else f", {run.machine.memory_bytes / 1e9:.0f} GB of memory"
-    networks = ", ".join(f"{name} ({sha[:8]})" for name, sha in record.protocol["networks"].items())
-    return {
-        "Machine": f"{run.machine.processor}, {run.machine.cores} cores{memory}",
-        "System": run.machine.system,
-        "Networks": networks or "none",
-        "Seconds": ", ".join(f"{step} {seconds:.1f}" for step, seconds in run.seconds.items()),
-        "Versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-    }
