@@ -7,7 +7,6 @@ can be stopped, and --missing goes on.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import warnings
@@ -18,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import Job, Part, measure, names_of, parts_left, read_results
-from peers import ROOT
+from command import Bench
+from parts import Job
 from torch import Tensor, nn
 
 from secateur.block_sparse import BlockSparseLinear, with_blocks
 from secateur.block_sparse_kernels import LANES
 from secateur.blocks import BlockedCSR, from_blocked_csr
-from secateur.console import Report, console
+from secateur.console import Report
 from secateur.training.seeding import seeded
 
 PACKAGES = ("secateur", "torch", "numba", "llvmlite", "numpy", "transformers")
@@ -223,32 +222,12 @@ def alternated(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
     return times
 
 
+BENCH = Bench("block_sparse", __doc__, SECTIONS, PACKAGES, threads=1)
+
+
 def main(arguments: list[str]) -> None:
-    options = parse(arguments)
-    parts = chosen(options, read_results(options.output) if options.missing else {})
-    measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
-    console.print(f"wrote {len(parts)} parts into {options.output.name}")
-
-
-def chosen(options: argparse.Namespace, held: dict[str, Any]) -> list[Part]:
-    """The parts that the options name, without those whose figures are held already."""
-    settings = Settings(options.quick)
-    return parts_left({section: SECTIONS[section](settings) for section in options.only}, options.parts, held)
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options; lists are names with commas between."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
-    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as 'ViT-B*'")
-    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
-    parser.add_argument("--output", type=Path, help="the JSON (results/block_sparse.json; with --quick under out/)")
-    parser.add_argument("--threads", type=int, default=1, help="threads to be held to")
-    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
-    options = parser.parse_args(arguments)
-    results = ROOT / "out" / "bench" if options.quick else Path(__file__).resolve().parent / "results"
-    options.output = options.output or results / "block_sparse.json"
-    return options
+    options = BENCH.parse(BENCH.parser(), arguments)
+    BENCH.run(options, Settings(options.quick))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
+from command import Bench, names_of
 from networks import baseline, cost, peer, structured, unstructured
 from networks.models import KINDS
 from networks.pictures import draw_all
 from networks.settings import Settings
-from parts import Part, measure, names_of, parts_left, read_results
-from peers import ROOT
-
-from secateur.console import console
-from secateur.report.record import describe_machine
 
 SECTIONS = {
     "dense": baseline.jobs,
@@ -31,45 +26,24 @@ SECTIONS = {
 PACKAGES = ("secateur", "torch", "torch-pruning", "lightning", "numpy", "scipy")
 
 
+BENCH = Bench("criteria", __doc__, SECTIONS, PACKAGES, draw_all)
+
+
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    if not options.plots:
-        settings = Settings(options.networks, options.networks_at, options.limit, options.quick)
-        parts = chosen(options, settings, read_results(options.output) if options.missing else {})
-        measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
-        console.print(f"wrote {len(parts)} parts into {options.output.name}")
-    for picture in draw_all(read_results(options.output), options.images):
-        console.print(f"drew {picture.name}")
+    BENCH.run(options, Settings(options.networks, options.networks_at, options.limit, options.quick))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options; lists are names with commas between."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser = BENCH.parser()
     parser.add_argument("--networks", type=names_of(KINDS), default=tuple(KINDS), help=f"of {','.join(KINDS)}")
-    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as 'ResNet: *'")
-    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
-    parser.add_argument("--output", type=Path, help="the JSON (results/criteria.json; with --quick under out/)")
-    parser.add_argument("--images", type=Path, help="folder of the plots (docs/images; with --quick under out/)")
     parser.add_argument("--networks-at", type=Path, help="folder of the trained networks (under out/)")
-    parser.add_argument("--threads", type=int, default=describe_machine().cores, help="threads to be held to")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds that one process may take")
-    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
-    parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
-    options = parser.parse_args(arguments)
-    # Figures that mean nothing must not land among those that do, nor hardly trained networks among trained ones.
-    scratch = ROOT / "out" / "bench"
-    results = scratch if options.quick else Path(__file__).resolve().parent / "results"
-    options.output = options.output or results / "criteria.json"
-    options.images = options.images or (scratch if options.quick else ROOT / "docs" / "images")
-    options.networks_at = options.networks_at or scratch / ("networks-quick" if options.quick else "networks")
+    options = BENCH.parse(parser, arguments)
+    # Hardly trained networks must not land among trained ones.
+    options.networks_at = options.networks_at or options.scratch / ("networks-quick" if options.quick else "networks")
     return options
-
-
-def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
-    """The parts that the options name, without those whose figures are held already."""
-    jobs = {section: SECTIONS[section](settings) for section in options.only}
-    return parts_left(jobs, options.parts, held)
 
 
 if __name__ == "__main__":

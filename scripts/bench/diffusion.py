@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 # The package that is measured has this file's name, and Python looks into a script's own folder first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from command import Bench, names_of
 from denoisers import blocks, dense, experts, grids, one_shot, recovered, speed, training_free
 from denoisers.pictures import draw_all
 from denoisers.settings import Settings
 from denoisers.subjects import SUBJECTS
-from parts import Part, measure, names_of, parts_left, read_results
-from peers import ROOT
 
 from secateur.console import console
 
@@ -35,46 +33,24 @@ SECTIONS = {
 PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "numpy", "scipy")
 
 
+BENCH = Bench("diffusion", __doc__, SECTIONS, PACKAGES, draw_all, threads=1)
+
+
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     settings = Settings(options.models, options.quick)
-    if not options.plots:
-        parts = chosen(options, settings, read_results(options.output) if options.missing else {})
-        measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
-        console.print(f"wrote {len(parts)} parts into {options.output.name}")
+    BENCH.run(options, settings)
     if options.grids:
         for name in options.models:
             console.print(f"drew {grids.draw(name, settings, options.images).name}")
-    for picture in draw_all(read_results(options.output), options.images):
-        console.print(f"drew {picture.name}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options; lists are names with commas between."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser = BENCH.parser()
     parser.add_argument("--models", type=names_of(SUBJECTS), default=tuple(SUBJECTS), help=f"of {','.join(SUBJECTS)}")
-    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as '*: seed 0'")
-    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
-    parser.add_argument("--output", type=Path, help="the JSON (results/diffusion.json; with --quick under out/)")
-    parser.add_argument("--images", type=Path, help="folder of the pictures (docs/images; with --quick under out/)")
-    parser.add_argument("--threads", type=int, default=1, help="threads to be held to")
-    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
-    parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
     parser.add_argument("--grids", action="store_true", help="draw samples of dense, pruned and recovered models, too")
-    options = parser.parse_args(arguments)
-    # Figures that mean nothing must not land among those that do.
-    scratch = ROOT / "out" / "bench"
-    results = scratch if options.quick else Path(__file__).resolve().parent / "results"
-    options.output = options.output or results / "diffusion.json"
-    options.images = options.images or (scratch if options.quick else ROOT / "docs" / "images")
-    return options
-
-
-def chosen(options: argparse.Namespace, settings: Settings, held: dict[str, Any]) -> list[Part]:
-    """The parts that the options name, without those whose figures are held already."""
-    jobs = {section: SECTIONS[section](settings) for section in options.only}
-    return parts_left(jobs, options.parts, held)
+    return BENCH.parse(parser, arguments)
 
 
 if __name__ == "__main__":

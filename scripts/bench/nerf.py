@@ -17,15 +17,14 @@ from pathlib import Path
 # The package that is measured has this file's name, and Python looks into a script's own folder first.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from command import Bench
 from fields import chair, compress, fox, hollow, mesh, speed
 from fields.pictures import draw_all
 from fields.settings import Settings
-from parts import keep, measure, names_of, parts_left, read_results
-from peers import ROOT, SHARED
+from parts import keep, read_results
+from peers import SHARED
 
 from compress3d.nerf.train import STEPS
-from secateur.console import console
-from secateur.report.record import describe_machine
 
 SECTIONS = {
     "chair": chair.jobs,
@@ -39,48 +38,34 @@ SECTIONS = {
 PACKAGES = ("secateur", "torch", "lightning", "numba", "numpy", "scipy", "zstandard", "open3d-cpu")
 
 
+BENCH = Bench("nerf", __doc__, SECTIONS, PACKAGES, draw_all)
+
+
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    if not options.plots:
-        settings = Settings(
-            options.chair, options.fox, options.fields_at, options.images, options.field, options.steps, options.quick
-        )
-        held = read_results(options.output) if options.missing else {}
-        parts = parts_left({section: SECTIONS[section](settings) for section in options.only}, options.parts, held)
-        measure(parts, options.output, options.threads, PACKAGES, {"quick": options.quick})
-        console.print(f"wrote {len(parts)} parts into {options.output.name}")
-    results = read_results(options.output)
-    if results.get("hollow"):
-        keep(options.output, "claims", "hollow", {"rows": hollow.claims(results["hollow"])})
-    for picture in draw_all(results, options.images):
-        console.print(f"drew {picture.name}")
+    settings = Settings(
+        options.chair, options.fox, options.fields_at, options.images, options.field, options.steps, options.quick
+    )
+    BENCH.measure(options, settings)
+    measured = read_results(options.output).get("hollow")
+    if measured:
+        keep(options.output, "claims", "hollow", {"rows": hollow.claims(measured)})
+    BENCH.draw_pictures(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options; lists are names with commas between."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=names_of(SECTIONS), default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
-    parser.add_argument("--parts", default="*", help="only the parts whose names match this, such as '2^1[46]*'")
-    parser.add_argument("--missing", action="store_true", help="only the parts that the JSON does not hold yet")
+    parser = BENCH.parser()
     parser.add_argument("--chair", type=Path, help="the chair of NeRF-synthetic (shared/data beside the checkout)")
     parser.add_argument("--fox", type=Path, help="the fox of instant-ngp (shared/data beside the checkout)")
     parser.add_argument("--field", type=Path, help="a trained field of the chair, instead of the bench's own")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the chair's training (default: {STEPS})")
     parser.add_argument("--fields-at", type=Path, help="folder of the fields that the bench trains (under out/)")
-    parser.add_argument("--output", type=Path, help="the JSON (results/nerf.json; with --quick under out/)")
-    parser.add_argument("--images", type=Path, help="folder of the plots (docs/images; with --quick under out/)")
-    parser.add_argument("--threads", type=int, default=describe_machine().cores, help="threads to be held to")
-    parser.add_argument("--quick", action="store_true", help="only see that all runs; the figures mean nothing")
-    parser.add_argument("--plots", action="store_true", help="draw from the JSON, measure nothing")
-    options = parser.parse_args(arguments)
-    # Figures that mean nothing must not land among those that do, nor hardly trained fields among trained ones.
-    scratch = ROOT / "out" / "bench"
-    results = scratch if options.quick else Path(__file__).resolve().parent / "results"
+    options = BENCH.parse(parser, arguments)
     options.chair = options.chair or SHARED / "data" / "nerf_synthetic" / "chair"
     options.fox = options.fox or SHARED / "data" / "fox"
-    options.output = options.output or results / "nerf.json"
-    options.images = options.images or (scratch if options.quick else ROOT / "docs" / "images")
-    options.fields_at = options.fields_at or scratch / ("fields-quick" if options.quick else "fields")
+    # Hardly trained fields must not land among trained ones.
+    options.fields_at = options.fields_at or options.scratch / ("fields-quick" if options.quick else "fields")
     return options
 
 

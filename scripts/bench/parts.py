@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -91,19 +90,6 @@ def keep(output: Path, section: str, part: str, record: dict[str, Any]) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """What was measured so far; nothing where there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def names_of(known: Mapping[str, Any]) -> Callable[[str], tuple[str, ...]]:
-    """A parser of names with commas between."""
-
-    def names(text: str) -> tuple[str, ...]:
-        chosen = tuple(text.split(","))
-        for name in chosen:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
-        return chosen
-
-    return names
 
 
 def _measured(job: Job, report: Report, packages: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,33 +14,9 @@ import torch
 from diffusion import demo
 from secateur.surgery.cost import count_macs
 
-BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 NAME = "digits-dit"
 
 pytestmark = pytest.mark.skipif(not (demo.MODELS / NAME).is_dir(), reason=f"the demo model {NAME} is not trained yet")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Callable[[str], ModuleType]]:
-    """Import one of the bench's modules; its main script has the name of a package, so it goes by another."""
-    path, before = list(sys.path), set(sys.modules)
-    sys.path.append(str(BENCH))
-
-    def load(name: str) -> ModuleType:
-        if name != "main":
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location("bench_of_diffusion", BENCH / "diffusion.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and BENCH in Path(file).parents:
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize("method", ["random", "magnitude", "Taylor", "Diff-Pruning"])
@@ -81,16 +54,12 @@ def test_more_than_the_units_have_cannot_go(bench: Callable[[str], ModuleType]) 
         bench("denoisers.entrants").small(NAME, "random", settings, 0.99, 0)
 
 
-def test_what_is_held_already_is_not_measured_again(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    main = bench("main")
+def test_every_part_is_found(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    main = bench("diffusion")
     options = main.parse(["--only", "dense,one_shot", "--models", NAME, "--quick", "--output", str(tmp_path / "a")])
     settings = bench("denoisers.settings").Settings(options.models, quick=True)
-    every = [(part.section, part.name) for part in main.chosen(options, settings, {})]
+    every = [(part.section, part.name) for part in main.BENCH.parts(options, settings)]
     assert ("dense", NAME) in every and ("one_shot", f"{NAME}: EcoDiff: seed 0") in every
-    left = main.chosen(options, settings, {"dense": {NAME: {}}, "one_shot": {f"{NAME}: random: seed 0": {"rows": []}}})
-    assert [(part.section, part.name) for part in left] == [
-        part for part in every if part not in (("dense", NAME), ("one_shot", f"{NAME}: random: seed 0"))
-    ]
 
 
 def results() -> dict[str, Any]:

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
-import pytest
 import torch
 
 from compress3d.mesh.connectivity import Connectivity
 from compress3d.mesh.shapes import icosphere
-
-BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import one of the bench's modules, as its script does."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and BENCH in Path(file).parents:
-            del sys.modules[name]
 
 
 def test_damage_adds_what_it_says_and_leaves_the_mesh_in_front(bench: Callable[[str], ModuleType]) -> None:

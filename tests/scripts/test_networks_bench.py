@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,21 +19,7 @@ from secateur.surgery.cost import count_macs, count_params
 from secateur.surgery.verify import find_miscut
 from secateur.training.seeding import seeded
 
-BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 NETWORKS = ("ResNet", "transformer")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def bench() -> Iterator[Callable[[str], ModuleType]]:
-    """Import one of the bench's modules, as its script does."""
-    sys.path.insert(0, str(BENCH))
-    before = set(sys.modules)
-    yield importlib.import_module
-    sys.path.remove(str(BENCH))
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and BENCH in Path(file).parents:
-            del sys.modules[name]
 
 
 def built(bench: Callable[[str], ModuleType], name: str) -> tuple[Any, nn.Module]:
@@ -140,17 +124,14 @@ def test_scoring_is_measured_for_every_scorer(bench: Callable[[str], ModuleType]
     assert record["groups"] == {"torch-pruning": 4, "secateur": 4}
 
 
-def test_what_is_held_already_is_not_measured_again(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_every_part_is_found(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
     criteria = bench("criteria")
     options = criteria.parse(
         ["--only", "dense,cost", "--networks", "ResNet", "--quick", "--output", str(tmp_path / "a")]
     )
     settings = bench("networks.settings").Settings(options.networks, tmp_path, quick=True)
-    every = [(part.section, part.name) for part in criteria.chosen(options, settings, {})]
+    every = [(part.section, part.name) for part in criteria.BENCH.parts(options, settings)]
     assert ("dense", "ResNet") in every and ("cost", "10,000: weights") in every
-    held = {"dense": {"ResNet": {}}, "cost": {"10,000: weights": {}}}
-    left = [(part.section, part.name) for part in criteria.chosen(options, settings, held)]
-    assert left == [part for part in every if part not in (("dense", "ResNet"), ("cost", "10,000: weights"))]
 
 
 def results() -> dict[str, Any]:

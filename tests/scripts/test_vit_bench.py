@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,32 +15,7 @@ from secateur.datasets import fashion_mnist
 from secateur.surgery.cost import count_macs, count_params
 from vit.inputs import example_inputs
 
-BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
-
 Load = Callable[[str], ModuleType]
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Load]:
-    """Import one of the bench's modules; its main script has the name of a package, so it goes by another."""
-    path, before = list(sys.path), set(sys.modules)
-    sys.path.append(str(BENCH))
-
-    def load(name: str) -> ModuleType:
-        if name != "main":
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location("bench_of_vit", BENCH / "vit.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and BENCH in Path(file).parents:
-            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -136,19 +108,17 @@ def test_a_network_is_trained_once(bench: Load, settings: Any) -> None:
         subjects.subject("swin", longer)
 
 
-def test_what_is_held_already_is_not_measured_again(bench: Load, settings: Any, tmp_path: Path) -> None:
-    main = bench("main")
+def test_every_part_is_found(bench: Load, settings: Any, tmp_path: Path) -> None:
+    main = bench("vit")
     options = main.parse(["--only", "tokens,latency", "--quick", "--output", str(tmp_path / "a.json")])
-    every = [(part.section, part.name) for part in main.chosen(options, settings, {})]
+    every = [(part.section, part.name) for part in main.BENCH.parts(options, settings)]
     assert ("tokens", "Cropr: 2x") in every and ("latency", "ViT-S, batch 1") in every
-    left = main.chosen(options, settings, {"tokens": {"Cropr: 2x": {"rows": []}, "dense": {"failed": "why"}}})
-    assert len(left) == len(every) - 1
 
 
 def test_a_run_writes_its_rows_and_draws_them(bench: Load, settings: Any, tmp_path: Path) -> None:
     output, places = tmp_path / "a.json", ["--networks-at", str(settings.folder), "--images", str(tmp_path)]
     options = ["--quick", "--only", "tokens,static", "--parts", "[Crd][raen][on][pds]*[!g]", "--output", str(output)]
-    bench("main").main([*options, *places])
+    bench("vit").main([*options, *places])
     results = json.loads(output.read_text())
     row = results["tokens"]["Cropr: 2x"]["rows"][0]
     assert row["macs"] < results["tokens"]["dense"]["macs"] and 0 <= row["accuracy_tuned"] <= 1
