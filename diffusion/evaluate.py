@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffusion.scores import LatentSource
 from secateur.console import Report, silent
+from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution import (
     Distances,
     DistributionJudge,
@@ -25,6 +26,7 @@ from secateur.metrics.features.interface import check_images
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.timing_turn import timing_turn
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 
 PACKAGES = ("secateur", "torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy")
@@ -147,12 +149,14 @@ class ClassAccuracy:
         by_class: over the samples of each class that was asked for.
         interval: of the mean; None where there is only one sample.
         change: mean of the paired differences to the dense model, with its interval; None for the dense model itself.
+        answers: which samples show it, as `secateur.evaluation.measurements.pack_answers` has it.
     """
 
     mean: float
     by_class: dict[str, float]
     interval: Interval | None
     change: Interval | None
+    answers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,12 @@ class Evaluation:
     machine: Machine
     versions: dict[str, str]
     options: dict[str, object]
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from diffusion.tables import evaluation_table  # which names this class
+
+        return table_html(evaluation_table(self))
 
 
 def evaluate(
@@ -389,7 +399,7 @@ def _accuracy(tally: _Tally, dense: _Tally, labels: Sequence[int], names: Sequen
     asked = torch.tensor(labels)
     by_class = {names[label]: float(torch.tensor(correct)[asked == label].mean()) for label in sorted(set(labels))}
     change = None if tally is dense or len(correct) < 2 else paired_interval(correct, before, seed=seed)
-    return ClassAccuracy(sum(correct) / len(correct), by_class, _interval(correct, seed), change)
+    return ClassAccuracy(sum(correct) / len(correct), by_class, _interval(correct, seed), change, pack_answers(correct))
 
 
 def _interval(values: Sequence[float], seed: int) -> Interval | None:

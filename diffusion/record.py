@@ -36,7 +36,7 @@ def record_of(
     models = (evaluation.reference, *evaluation.candidates)
     names = (reference, *(one.name for one in evaluation.candidates))
     first = int(str(options["first_seed"]))
-    dense, *candidates = (_subject(one, name, path) for one, name, path in zip(models, names, paths, strict=True))
+    dense, *candidates = (subject_of(one, name, path) for one, name, path in zip(models, names, paths, strict=True))
     cost = evaluation.reference.cost
     seeds = {"first sample": first, "intervals": int(str(options["seed"]))}
     threads = None if cost is None else cost.latency.threads
@@ -50,7 +50,14 @@ def record_of(
     )
 
 
-def _subject(one: EvaluatedModel, name: str, path: Path) -> Subject:
+def subject_of(one: EvaluatedModel, name: str, path: Path | None = None) -> Subject:
+    """What was measured of a model.
+
+    Args:
+        one: the model.
+        name: what it is called.
+        path: where it lies; None where that is not known.
+    """
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     for distances, error in zip(one.distances, one.frechet_errors, strict=True):
@@ -59,8 +66,17 @@ def _subject(one: EvaluatedModel, name: str, path: Path) -> Subject:
         mean, change = one.accuracy.mean, one.accuracy.change
         count = None if one.accuracy.interval is None else one.accuracy.interval.count
         error = None if count is None else math.sqrt(mean * (1 - mean) / (count - 1))
-        how: dict[str, Any] = {"samples": count, "error": error, "interval": one.accuracy.interval, "change": change}
-        measurements["accuracy"] = mean_of(mean, "share", "right class", "higher", **how)
+        measurements["accuracy"] = mean_of(
+            mean,
+            "share",
+            "right class",
+            "higher",
+            samples=count,
+            error=error,
+            interval=one.accuracy.interval,
+            change=change,
+            answers=one.accuracy.answers,
+        )
         shares = tuple(one.accuracy.by_class.values())
         columns = {"class_accuracy": Column(shares, "share", "higher", "right class")}
         parts["classes"] = Part("class", tuple(one.accuracy.by_class), columns)
@@ -70,6 +86,8 @@ def _subject(one: EvaluatedModel, name: str, path: Path) -> Subject:
     if one.cost is not None:
         measurements |= _costs(one.cost)
     details = {"cost": to_json(one.cost), "distances": to_json(one.distances)}
+    if path is None:
+        return Subject(name, None, None, 0, measurements, parts, details)
     folder = find(str(path)).folder
     digest = None if folder is None else hash_path(folder)
     return Subject(name, str(path), digest, 0, measurements, parts, details)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.console import Report, silent
+from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
 from secateur.metrics.interval import Interval
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.speed import Speed
 from secateur.metrics.timing_turn import timing_turn
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.surgery.cost import measure_latency
 from secateur.training.weights import evaluating
@@ -56,6 +58,7 @@ class Classified:
         interval: bootstrap interval of the accuracy; None where there is only one image.
         change_interval: paired bootstrap interval of the change; None for the dense model itself, and where there is
             only one image.
+        answers: which images are classified right, as `secateur.evaluation.measurements.pack_answers` has it.
     """
 
     accuracy: float
@@ -70,6 +73,7 @@ class Classified:
     loss_error: float
     interval: Interval | None
     change_interval: Interval | None
+    answers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,12 @@ class Evaluation:
     seconds: dict[str, float]
     machine: Machine
     versions: dict[str, str]
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from vit.tables import evaluation_table  # which names this class
+
+        return table_html(evaluation_table(self))
 
 
 def evaluate(
@@ -218,8 +228,9 @@ def classified(
         tuple(map(tuple, confusion.tolist())),
         _standard_error(agreeing),
         _standard_error(losses.double()),
-        mean_interval(right, method="percentile") if len(right) > 1 else None,
-        paired_interval(right, before, method="percentile") if len(right) > 1 and logits is not dense else None,
+        mean_interval(right) if len(right) > 1 else None,
+        paired_interval(right, before) if len(right) > 1 and logits is not dense else None,
+        pack_answers(right.tolist()),
     )
 
 

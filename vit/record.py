@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.evaluation.measurements import counted, mean_of, rate, timed
+from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
 from secateur.evaluation.run import Start, hash_path
 from secateur.report.record import to_json
@@ -32,7 +33,7 @@ def record_of(
     models = (evaluation.reference, *evaluation.candidates)
     names = (reference, *(one.name for one in evaluation.candidates))
     dense, *candidates = (
-        _subject(one, name, path, evaluation) for one, name, path in zip(models, names, paths, strict=True)
+        subject_of(one, name, evaluation, path) for one, name, path in zip(models, names, paths, strict=True)
     )
     cost = evaluation.reference.cost
     return EvaluationRecord(
@@ -46,6 +47,7 @@ def record_of(
         },
         reference=dense,
         candidates=tuple(candidates),
+        pairs=candidate_pairs(candidates),
     )
 
 
@@ -55,7 +57,15 @@ def _hash_of(images: LabelledImages) -> str:
     return digest.hexdigest()
 
 
-def _subject(one: EvaluatedModel, name: str, path: Path, evaluation: Evaluation) -> Subject:
+def subject_of(one: EvaluatedModel, name: str, evaluation: Evaluation, path: Path | None = None) -> Subject:
+    """What was measured of a model.
+
+    Args:
+        one: the model.
+        name: what it is called.
+        evaluation: that it is part of.
+        path: where it lies; None where that is not known.
+    """
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     details = {"cost": to_json(one.cost)}
@@ -85,6 +95,8 @@ def _subject(one: EvaluatedModel, name: str, path: Path, evaluation: Evaluation)
             noise=Noise("counted", 0.0) if cost.peak_memory.counted == "tensors" else None,
         ),
     }
+    if path is None:
+        return Subject(name, None, None, 0, measurements, parts, details)
     folder = Path(demo_folder(str(path)))
     digest = hash_path(folder) if folder.exists() else None
     return Subject(name, str(path), digest, 0, measurements, parts, details)
@@ -101,6 +113,7 @@ def _answers(found: Classified, images: int) -> dict[str, Measurement]:
             error=found.accuracy_error,
             interval=found.interval,
             change=found.change_interval,
+            answers=found.answers,
         ),
         "agreement": mean_of(
             found.agreement, "share", "agreement", "higher", samples=images, error=found.agreement_error

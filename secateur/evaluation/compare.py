@@ -186,8 +186,12 @@ def _paired(name: str, one: Subject, before: Subject, new: EvaluationRecord, old
 def matching_columns(name: str, one: Subject, other: Subject) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The values of a measurement on the same samples of two subjects.
 
-    None where no part of both has them, they are not all finite, or they are fewer than two.
+    None where neither parts nor answers of both have them, they are not all finite, or they are fewer than two.
     """
+    mine, theirs = one.measurements.get(name), other.measurements.get(name)
+    if mine is not None and theirs is not None and mine.answers and theirs.answers:
+        found = _answers(mine), _answers(theirs)
+        return found if len(found[0]) == len(found[1]) >= 2 else None
     for title, part in one.parts.items():
         twin = other.parts.get(title)
         if twin is None or name not in part.columns or name not in twin.columns or part.rows != twin.rows:
@@ -196,6 +200,13 @@ def matching_columns(name: str, one: Subject, other: Subject) -> tuple[tuple[flo
         if len(values[0]) == len(values[1]) == len(part.rows) >= 2 and all(map(math.isfinite, sum(values, ()))):
             return values[0], values[1]
     return None
+
+
+def _answers(measurement: Measurement) -> tuple[float, ...]:
+    """1 for each right answer, 0 for each wrong one."""
+    digits = measurement.answers or ""
+    bits = f"{int(digits, 16):0{4 * len(digits)}b}" if digits else ""
+    return tuple(map(float, bits[: measurement.samples]))
 
 
 def _same_bytes(one: Subject, other: Subject) -> bool:

@@ -12,9 +12,6 @@ from secateur.evaluation.record import Better, Measurement, Noise
 from secateur.metrics.interval import Interval
 from secateur.metrics.speed import Speed
 
-_SMALL = 1000
-"""Samples above which the bootstrap's corrections, which take the square of their number, correct nothing."""
-
 
 def counted(value: float, unit: str, label: str, better: Better = "lower") -> Measurement:
     """A number that would be the same if it were counted again: bytes, parameters, multiply-adds."""
@@ -43,13 +40,12 @@ def averaged(
     Raises:
         ValueError: there are no values, or not as many as the reference has.
     """
-    from secateur.metrics.distribution.bootstrap import Method, mean_interval, paired_interval
+    from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
 
     if not values:
         raise ValueError(f"{label}: a mean needs at least one value")
     array = np.asarray(values, dtype=np.float64)
     sure = len(array) > 1 and bool(np.isfinite(array).all())
-    method: Method = "BCa" if len(array) <= _SMALL else "percentile"
     paired = sure and reference is not None and bool(np.isfinite(np.asarray(reference)).all())
     return mean_of(
         float(array.mean()),
@@ -58,11 +54,14 @@ def averaged(
         better,
         samples=len(array),
         error=standard_error(values),
-        interval=mean_interval(values, method=method, seed=seed) if sure else None,
-        change=paired_interval(values, reference, method=method, seed=seed)
-        if paired and reference is not None
-        else None,
+        interval=mean_interval(values, seed=seed) if sure else None,
+        change=paired_interval(values, reference, seed=seed) if paired and reference is not None else None,
     )
+
+
+def pack_answers(right: Sequence[bool] | Sequence[float]) -> str:
+    """Which answers are right, as `Measurement.answers` has it: hexadecimal digits of a bit each, the first highest."""
+    return np.packbits(np.asarray(right, dtype=bool)).tobytes().hex()
 
 
 def standard_error(values: Sequence[float]) -> float | None:
@@ -83,6 +82,7 @@ def mean_of(
     error: float | None = None,
     interval: Interval | None = None,
     change: Interval | None = None,
+    answers: str | None = None,
 ) -> Measurement:
     """A mean that was taken elsewhere, with what is known of how sure it is.
 
@@ -95,6 +95,7 @@ def mean_of(
         error: standard error of it; None: not known.
         interval: bootstrap interval of it.
         change: paired bootstrap interval of the difference to the reference.
+        answers: which samples are right, as `pack_answers` has it.
     """
     finite = math.isfinite(value)
     return Measurement(
@@ -107,6 +108,7 @@ def mean_of(
         None if error is None or not finite else Noise("standard error", error),
         interval,
         change,
+        answers,
     )
 
 

@@ -53,6 +53,8 @@ class Measurement:
         interval: bootstrap interval of the mean over the samples; null where there is none.
         change: paired bootstrap interval of the difference to the reference, sample by sample; null where there is
             none.
+        answers: of a share of right answers: which samples are right, as hexadecimal digits of a bit each, the first
+            sample the highest; null elsewhere.
     """
 
     value: float | None
@@ -64,6 +66,7 @@ class Measurement:
     noise: Noise | None = None
     interval: Interval | None = None
     change: Interval | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,3 +253,10 @@ class EvaluationRecord:
     def reference_measurements(self, subject: Subject) -> Mapping[str, Measurement]:
         """What the reference measured in the same run as a subject: times of one run belong together."""
         return {**self.reference.measurements, **self.runs[subject.run].reference}
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from secateur.evaluation.show import record_table  # which names this class
+        from secateur.report.notebook import table_html
+
+        return table_html(record_table(self))

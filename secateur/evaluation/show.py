@@ -14,14 +14,19 @@ _STYLES = {"worse": "red", "better": "green"}
 
 def show_record(record: EvaluationRecord) -> None:
     """Print a column for each subject, and what has changed since an older record."""
+    console.print(record_table(record))
+    show_comparison(record)
+
+
+def record_table(record: EvaluationRecord) -> Table:
+    """A column for each subject, a row for each measurement."""
     table = _table(record.reference.name, "", "reference", *(one.name for one in record.candidates))
     for name in dict.fromkeys(name for one in record.subjects for name in one.measurements):
         found = [one.measurements.get(name) for one in record.subjects]
         label = next(one.label for one in found if one is not None)
         cells = ["" if one is None else f"{say(one)} {say_noise(one)}".strip() for one in found]
         table.add_row(label, *cells)
-    console.print(table)
-    show_comparison(record)
+    return table
 
 
 def show_comparison(record: EvaluationRecord) -> None:

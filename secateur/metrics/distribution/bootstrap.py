@@ -17,6 +17,7 @@ Method = Literal["percentile", "BCa"]
 
 _ROUNDING = 1e-12
 
+_SMALL = 1000
 _FEW = 16
 """Values are few where each is there so often in the mean."""
 
@@ -26,7 +27,7 @@ def mean_interval(
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
-    method: Method = "BCa",
+    method: Method | None = None,
     seed: int = 0,
 ) -> Interval:
     """The mean of values, and its bootstrap interval (Efron 1987; scipy.stats.bootstrap); the same seed gives the same.
@@ -37,7 +38,8 @@ def mean_interval(
         values: one of each image or prompt.
         confidence: of the interval.
         resamples: how often to draw as many values with repeats.
-        method: "percentile", or "BCa": corrected for bias and skew.
+        method: "percentile", or "BCa": corrected for bias and skew. None: "BCa" up to 1,000 values, beyond which
+            there is nothing left to correct, and the corrections take the square of their number.
         seed: of the draws.
 
     Raises:
@@ -54,6 +56,7 @@ def mean_interval(
     mean, spread = float(array.mean()), float(np.ptp(array))
     if spread <= _ROUNDING * np.abs(array).max():
         return Interval(mean, float(array.min()), float(array.max()), confidence, len(array))
+    method = method or ("BCa" if len(array) <= _SMALL else "percentile")
     distinct, counts = np.unique(array, return_counts=True)
     if method == "percentile" and _FEW * len(distinct) <= len(array):
         low, high = _few_values(distinct, counts, confidence, resamples, seed)
@@ -91,7 +94,7 @@ def paired_interval(
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
-    method: Method = "BCa",
+    method: Method | None = None,
     seed: int = 0,
 ) -> Interval:
     """The mean of candidate - reference over pairs (the same seed, prompt or view), and its interval.

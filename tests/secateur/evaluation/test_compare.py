@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from secateur.evaluation.compare import compare_records
-from secateur.evaluation.measurements import averaged, mean_of
+from secateur.evaluation.measurements import averaged, mean_of, pack_answers
 from secateur.evaluation.record import Change, EvaluationRecord, Measurement, Noise, Subject
 from secateur.report.record import Machine
 from tests.secateur.evaluation.records import record, run, subject, times
@@ -66,6 +66,24 @@ def test_the_same_samples_are_compared_in_pairs() -> None:
     assert changes(other, old)["a", "psnr"].verdict == "within noise"
     uneven = record(subject("a", psnr=[value + (-1) ** index for index, value in enumerate(VIEWS)]))
     assert changes(uneven, old)["a", "psnr"].verdict == "within noise"
+
+
+def test_right_answers_are_compared_in_pairs() -> None:
+    """Four of 400 answers go wrong and none right: far within two standard errors, and yet no noise."""
+    before = [index % 4 > 0 for index in range(400)]
+    after = [right and index not in (1, 9, 77, 333) for index, right in enumerate(before)]
+    now, then = (
+        replace(averaged(list(map(float, right)), "share", "accuracy", "higher"), answers=pack_answers(right))
+        for right in (after, before)
+    )
+    reference = {"reference": subject("whole")}
+    found = verdict(now, then, **reference)
+    assert found.verdict == "worse" and found.old == 0.75 and found.new == 0.74 and "400 pairs" in found.reason
+    plain = replace(now, answers=None)
+    assert verdict(plain, then, **reference).verdict == "within noise"
+    swapped = [not right if index in (0, 1) else right for index, right in enumerate(before)]
+    same = replace(averaged(list(map(float, swapped)), "share", "accuracy", "higher"), answers=pack_answers(swapped))
+    assert verdict(same, then, **reference).verdict == "within noise"
 
 
 def test_rounding_is_no_difference() -> None:
