@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -189,10 +189,26 @@ def _value(hint: Any, value: Any) -> Any:
     def build() -> Any:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--value", type=hint)
-        return parser.instantiate(parser.parse_object({"value": value})).value
+        return parser.instantiate(parser.parse_object({"value": _spelled(hint, value)})).value
 
     # What a command line's parser leaves behind in its context must not change how a recipe is read.
     return Context().run(build)
+
+
+def _spelled(hint: Any, value: Any) -> Any:
+    """The value, with a field in every `{}` for a dataclass: within lists the parser takes an empty one for none."""
+    inner = get_args(hint)
+    if isinstance(value, list) and get_origin(hint) in (list, tuple) and inner:
+        return [_spelled(inner[0], one) for one in value]
+    kind = next((each for each in (hint, *inner) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+    if kind is None or not isinstance(value, Mapping) or "class_path" in value:
+        return value
+    if not value:
+        field = next((each for each in dataclasses.fields(kind) if each.init), None)
+        default = dataclasses.MISSING if field is None else field.default
+        return value if field is None or default is dataclasses.MISSING else {field.name: to_plain(default)}
+    hints = get_type_hints(kind)
+    return {name: _spelled(hints.get(name), one) for name, one in value.items()}
 
 
 def _guilty(key: Key, value: Any, message: str) -> Key:

@@ -94,6 +94,23 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, line: i
     assert "\n" not in str(raised.value)
 
 
+@dataclass(frozen=True)
+class Step:
+    drop: Units | None = None
+    tune: Units | None = None
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: tuple[Step, ...]
+
+
+@pytest.mark.parametrize("empty", ["{}", "{rate: 1.0}"])
+def test_an_empty_mapping_in_a_list_is_a_dataclass_as_by_default(tmp_path: Path, empty: str) -> None:
+    found = read_recipe(written(tmp_path, f"steps:\n  - drop: {empty}\n  - tune: {empty}\n  - {{}}\n"), Steps)
+    assert found.recipe.steps == (Step(drop=Units()), Step(tune=Units()), Step())
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'model' is missing"):
         read_recipe(written(tmp_path, "units: {}"), Recipe)
