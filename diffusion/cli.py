@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.table import Table
 
 from diffusion.aptp.run import ExpertsRecord, train_experts
 from diffusion.calibrate import Generator
-from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
+from diffusion.evaluate import DENSE
 from diffusion.inputs import example_inputs
 from diffusion.judging import asked_of, judge
 from diffusion.models import find, load_model
@@ -21,14 +20,14 @@ from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Mode
 from diffusion.record import record_of
 from diffusion.report import evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
+from diffusion.tables import experts_tables, pruning_tables
 from diffusion.units import Kind, prunable
-from secateur.console import console, progress_bar
+from secateur.console import console, progress_bar, result_table
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
 from secateur.files import replacing_file
 from secateur.importance import Random
-from secateur.quantities import format_bytes, format_decibels
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
@@ -84,50 +83,8 @@ _dry_run = dry_run  # the flag has the function's name
 
 def show_pruning(record: Pruning | ExpertsRecord | DryRun) -> None:
     """Print what was done, or would be."""
-    if isinstance(record, ExpertsRecord):
-        show_experts(record)
-        return
-    before, after = record.plan.dense, record.plan.pruned
-    verb = "would be pruned" if isinstance(record, DryRun) else "pruned"
-    table = _table(f"{record.model}, {record.component}, {verb}", "", "dense", "pruned", "kept")
-    for name, (kept, size) in record.kinds.items():
-        table.add_row(name.replace("_", "-"), f"{size:,}", f"{kept:,}", f"{kept / size:.1%}")
-    table.add_row("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.params / before.params:.1%}")
-    if before.macs and after.macs:
-        table.add_row("multiply-adds", f"{before.macs:,}", f"{after.macs:,}", f"{after.macs / before.macs:.1%}")
-    table.add_row(
-        "bytes (float32)" if isinstance(record, DryRun) else "bytes",
-        format_bytes(before.bytes),
-        format_bytes(after.bytes),
-        f"{after.bytes / before.bytes:.1%}",
-    )
-    console.print(table)
-    if isinstance(record, DryRun):
-        _show_estimate(record)
-    else:
-        show_evaluation(record.evaluation)
-
-
-def show_experts(record: ExpertsRecord) -> None:
-    """Print what experts cost, which prompts they have, and what came out."""
-    for name, router in record.routers.items():
-        table = _table(f"{record.model}, {name}", "prompts such as", "multiply-adds", "of samples")
-        for expert in router.experts:
-            table.add_row("; ".join(expert.prompts[:3]), f"{expert.share:.1%}", f"{expert.used:.1%}")
-        table.add_row("in the mean", f"{router.share:.1%}", "")
+    for table in experts_tables(record) if isinstance(record, ExpertsRecord) else pruning_tables(record):
         console.print(table)
-    show_evaluation(record.evaluation)
-
-
-def _show_estimate(record: DryRun) -> None:
-    found = record.estimate
-    table = _table("Estimated", "", "")
-    table.add_row("memory for weights", format_bytes(found.weights_bytes))
-    table.add_row("memory for activations", format_bytes(found.activations_bytes))
-    for stage, forwards in found.forwards.items():
-        table.add_row(f"forwards to {stage}", f"{forwards:,}")
-    table.add_row("time on this machine", _duration(found.seconds))
-    console.print(table)
 
 
 def list_recipes() -> tuple[ShippedRecipe, ...]:
@@ -154,7 +111,7 @@ def describe_model(model: str, component: str | None) -> ModelInfo:
 def show_info(info: ModelInfo) -> None:
     """Print what is in a model."""
     title = f"{info.model}: {info.network}{', pruned' if info.pruned else ''}"
-    table = _table(title, *KIND_COLUMNS)
+    table = result_table(title, *KIND_COLUMNS)
     for row in kind_rows(info.units, info.size):
         table.add_row(*row)
     table.add_row("the whole", "", "", f"{info.size.params:,}", f"{info.size.macs:,}")
@@ -230,43 +187,6 @@ def evaluate_folders(
 _judge = judge  # the flag has the function's name
 
 
-def show_evaluation(record: Evaluation) -> None:
-    """Print what was measured, model by model."""
-    models = (record.reference, *record.candidates)
-    table = _table("Against the dense model", "", *(one.name for one in models))
-    if all(one.cost for one in models):
-        costs = [one.cost for one in models if one.cost]
-        table.add_row("parameters", *(f"{cost.params:,}" for cost in costs))
-        batch = f"batch of {costs[0].batch_size}"
-        table.add_row(f"multiply-adds, {batch}", *(f"{cost.macs:,}" for cost in costs))
-        table.add_row(f"latency, {batch}", *(f"{cost.latency.median_ms:.1f} ms" for cost in costs))
-    for index, distance in enumerate(record.reference.distances):
-        table.add_row(distance.name, *(f"{one.distances[index].frechet:.2f}" for one in models))
-    if all(one.accuracy for one in models):
-        table.add_row("right class", *(f"{one.accuracy.mean:.1%}" for one in models if one.accuracy))
-    table.add_row("PSNR of pictures", *map(_psnr, models))
-    console.print(table)
-
-
-def _psnr(one: EvaluatedModel) -> str:
-    return "" if one.paired is None else format_decibels(one.paired.mean_psnr)
-
-
 def _recipe(model: str, calibration: Calibration) -> DiffusionRecipe:
     """A recipe that samples; what it would prune does not matter."""
     return DiffusionRecipe(Model(model), criterion=Random(), budget=Budget(remove=0.0), calibration=calibration)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table

@@ -37,6 +37,7 @@ from diffusion.units import prunable
 from secateur.allocation import unit_costs
 from secateur.console import Report, silent, stretch
 from secateur.recipe import RecipeFile, recipe_of, to_plain
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
 from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
@@ -80,6 +81,12 @@ class Pruning:
     versions: dict[str, str]
     recipe: dict[str, Any]
 
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from diffusion.tables import pruning_tables  # which names this class
+
+        return table_html(*pruning_tables(self))
+
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -98,6 +105,12 @@ class DryRun:
     plan: Plan
     kinds: dict[str, tuple[int, int]]
     estimate: Estimate
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from diffusion.tables import pruning_tables  # which names this class
+
+        return table_html(*pruning_tables(self))
 
 
 @runtime_checkable

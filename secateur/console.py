@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 Report = Callable[[float, str], None]
 """Told how much is done, 0 to 1, and what is being done now."""
@@ -21,6 +22,14 @@ console = Console(soft_wrap=False)
 
 messages = Console(stderr=True)
 """For what goes on meanwhile: stderr, so that stdout can be piped."""
+
+
+def result_table(title: str, *columns: str) -> Table:
+    """An empty table of results: names on the left, numbers on the right; without any column's name it has no head."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
 
 
 def silent(done: float, doing: str) -> None:

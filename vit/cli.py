@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
-from rich.table import Table
 
-from secateur.console import console, progress_bar
+from secateur.console import console, progress_bar, result_table
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
-from secateur.quantities import format_bytes
 from secateur.recipe import read_recipe
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
@@ -21,7 +19,7 @@ from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
 from vit.choose import demo_folder, find_model, is_pruned
 from vit.data import LabelledImages, read_folder
-from vit.evaluate import DENSE, Evaluation, evaluate
+from vit.evaluate import DENSE, evaluate
 from vit.images import PREPROCESSOR
 from vit.inputs import example_inputs
 from vit.models import LoadedModel
@@ -32,6 +30,7 @@ from vit.record import record_of
 from vit.report import evaluation_page
 from vit.shipped import RECIPES
 from vit.sources import DemoImages, check_images
+from vit.tables import pruning_tables
 from vit.units import Kind, prunable
 
 
@@ -72,23 +71,8 @@ _dry_run = dry_run  # the flag has the function's name
 
 def show_pruning(record: Pruning | DryRun) -> None:
     """Print what was done, or would be."""
-    verb = "would be pruned" if isinstance(record, DryRun) else "pruned"
-    table = _table(f"{record.model}, {verb}", "", "parameters", "multiply-adds", "size", "patches")
-    dense = record.dense
-    table.add_row("dense", f"{dense.params:,}", f"{dense.macs:,}", format_bytes(dense.bytes), "")
-    for step in record.steps:
-        tokens = "" if step.tokens is None else " ".join(map(str, step.tokens))
-        table.add_row(
-            step.name, *_beside(step.size.params, dense.params), *_beside(step.size.macs, dense.macs),
-            format_bytes(step.size.bytes), tokens,
-        )  # fmt: skip
-    console.print(table)
-    if isinstance(record, Pruning):
-        show_evaluation(record.evaluation)
-
-
-def _beside(after: int | None, before: int | None) -> tuple[str]:
-    return (f"{after:,} ({after / before:.1%})" if after and before else "",)
+    for table in pruning_tables(record):
+        console.print(table)
 
 
 def list_recipes() -> tuple[ShippedRecipe, ...]:
@@ -118,7 +102,7 @@ def describe_model(model: str, architecture: str | None) -> ModelInfo:
 def show_info(info: ModelInfo) -> None:
     """Print what is in a model."""
     marks = f"{', pruned' if info.pruned else ''}{', tokens reduced' if info.reduced else ''}"
-    table = _table(f"{info.model}: {info.network}{marks}", *KIND_COLUMNS)
+    table = result_table(f"{info.model}: {info.network}{marks}", *KIND_COLUMNS)
     for row in kind_rows(info.units, info.size):
         table.add_row(*row)
     table.add_row("patches", "", f"{info.patches:,}", "", "")
@@ -167,30 +151,3 @@ def _loaded(path: Path) -> LoadedModel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     preprocessor = folder / PREPROCESSOR
     return LoadedModel(str(path), load(folder).to(device), None, preprocessor if preprocessor.is_file() else None)
-
-
-def show_evaluation(record: Evaluation) -> None:
-    """Print what was measured, model by model."""
-    models = (record.reference, *record.candidates)
-    table = _table(f"Against the dense model, {record.images:,} images", "", *(one.name for one in models))
-    answers = [one.classified for one in models if one.classified]
-    if answers:
-        table.add_row("accuracy", *(f"{one.accuracy:.2%}" for one in answers))
-        table.add_row("agreement", *(f"{one.agreement:.2%}" for one in answers))
-    else:
-        table.add_row("error of the embedding", *(f"{one.embedding_error:.4f}" for one in models))
-    cost = record.reference.cost
-    speed = f"images/s, batch of {cost.batch_size}, threads: {cost.latency.threads}"
-    table.add_row(speed, *(f"{one.images_per_second:,.0f}" for one in models))
-    table.add_row("multiply-adds, one image", *(f"{one.macs:,}" for one in models))
-    table.add_row("parameters", *(f"{one.cost.params:,}" for one in models))
-    table.add_row("bytes", *(format_bytes(one.cost.bytes) for one in models))
-    console.print(table)
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table: Any = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

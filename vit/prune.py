@@ -25,6 +25,7 @@ from secateur.granularity import Weights
 from secateur.greedy import prune_greedily
 from secateur.importance.objective import Disturbed, Objective, Supervised
 from secateur.recipe import RecipeFile, recipe_of, to_plain
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
 from secateur.stages import SCORES, StageKind, Stages, on_cpu
 from secateur.surgery.cut import cut_module
@@ -92,6 +93,12 @@ class Pruning:
     versions: dict[str, str]
     recipe: dict[str, Any]
 
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from vit.tables import pruning_tables  # which names this class
+
+        return table_html(*pruning_tables(self))
+
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -106,6 +113,12 @@ class DryRun:
     model: str
     dense: Size
     steps: tuple[StepPlan, ...]
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from vit.tables import pruning_tables  # which names this class
+
+        return table_html(*pruning_tables(self))
 
 
 def dry_run(recipe: VitRecipe | RecipeFile[VitRecipe]) -> DryRun:

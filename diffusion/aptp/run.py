@@ -36,6 +36,7 @@ from diffusion.train import DenoisingTask
 from diffusion.units import prunable
 from secateur.console import Report, silent, stretch
 from secateur.recipe import RecipeFile, recipe_of, to_plain
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
 from secateur.stages import Stages
 from secateur.surgery.network import Network
@@ -69,6 +70,12 @@ class ExpertsRecord:
     machine: Machine
     versions: dict[str, str]
     recipe: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks."""
+        from diffusion.tables import experts_tables  # which names this class
+
+        return table_html(*experts_tables(self))
 
 
 def train_experts(

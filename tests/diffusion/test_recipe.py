@@ -52,6 +52,8 @@ def test_a_dry_run_plans_without_weights(dit: Path, tmp_path: Path) -> None:
     assert set(found.kinds) == {"heads", "neurons"}
     assert found.estimate.forwards["evaluate"] == 4 * 2 * 2
     assert found.estimate.memory_bytes > found.plan.dense.bytes
+    shown = found._repr_html_()
+    assert shown.count("<table>") == 2 and "would be pruned" in shown and "memory for weights" in shown
 
 
 def test_parts_of_a_batch_take_the_memory_of_one(dit: Path) -> None:

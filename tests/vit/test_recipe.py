@@ -52,6 +52,11 @@ def test_shipped_recipes_plan(path: Path) -> None:
         assert last.macs is not None and found.dense.macs is not None and last.macs < found.dense.macs
 
 
+def test_a_plan_shows_itself_in_a_notebook(folder: Path) -> None:
+    shown = dry_run(recipe(folder))._repr_html_()
+    assert shown.count("<table>") == 1 and "would be pruned" in shown and "<td>dense</td>" in shown
+
+
 def test_a_recipe_of_python_is_the_same_as_yaml(tmp_path: Path, folder: Path) -> None:
     steps = (
         Step(static=Static(Budget(remove=0.2), kinds=("heads",), criterion=Taylor())),
