@@ -7,7 +7,7 @@ from rich.table import Table
 from secateur.console import console
 from secateur.evaluation.pages import measurement_of
 from secateur.evaluation.record import EvaluationRecord
-from secateur.evaluation.wording import say, say_noise, say_value
+from secateur.evaluation.wording import say_value, say_with_noise
 
 _STYLES = {"worse": "red", "better": "green"}
 
@@ -21,11 +21,10 @@ def show_record(record: EvaluationRecord) -> None:
 def record_table(record: EvaluationRecord) -> Table:
     """A column for each subject, a row for each measurement."""
     table = _table(record.reference.name, "", "reference", *(one.name for one in record.candidates))
-    for name in dict.fromkeys(name for one in record.subjects for name in one.measurements):
+    for name in dict.fromkeys(name for one in (*record.candidates, record.reference) for name in one.measurements):
         found = [one.measurements.get(name) for one in record.subjects]
         label = next(one.label for one in found if one is not None)
-        cells = ["" if one is None else f"{say(one)} {say_noise(one)}".strip() for one in found]
-        table.add_row(label, *cells)
+        table.add_row(label, *("" if one is None else say_with_noise(one) for one in found))
     return table
 
 

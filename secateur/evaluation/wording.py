@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from secateur.evaluation.record import Measurement
 from secateur.quantities import format_bytes, format_decibels
+
+_UNITS = {"1/s": "", "share": "%"}
+"""What is written behind a number, where it is not the unit: labels of rates say what is done in a second."""
 
 
 def say(measurement: Measurement) -> str:
@@ -27,13 +32,18 @@ def say_value(value: float | None, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.2f} %"
     number = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    return {"": number, "1/s": f"{number}/s"}.get(unit, f"{number} {unit}")
+    return f"{number} {_UNITS.get(unit, unit)}".rstrip()
 
 
-def say_noise(measurement: Measurement) -> str:
-    """How sure the value is: "± 0.12 dB"; empty where it is counted, or not known."""
-    noise = measurement.noise
-    return "" if noise is None or not noise.value else f"± {say_value(noise.value, measurement.unit)}"
+def say_with_noise(measurement: Measurement) -> str:
+    """The value, and how sure it is to two digits: "40.1 ± 1.8 dB"; as `say` where it is counted, or not known."""
+    noise, value, unit = measurement.noise, measurement.value, measurement.unit
+    if noise is None or not noise.value or value is None or unit == "bytes":
+        return say(measurement)
+    scale = 100.0 if unit == "share" else 1.0
+    decimals = max(0, 1 - math.floor(math.log10(scale * noise.value)))
+    number, error = (f"{scale * one:,.{decimals}f}" for one in (value, noise.value))
+    return f"{number} ± {error} {_UNITS.get(unit, unit)}".rstrip()
 
 
 def _not_finite(measurement: Measurement) -> str:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from secateur.evaluation.measurements import averaged, counted, mean_of, rate, standard_error, timed
 from secateur.evaluation.record import Noise
-from secateur.evaluation.wording import say, say_noise, say_value
+from secateur.evaluation.wording import say, say_value, say_with_noise
 from secateur.metrics.speed import Speed, measure_speed
 
 VALUES = np.random.default_rng(0).normal(30, 2, 40)
@@ -75,14 +75,28 @@ def test_times_keep_their_repeats() -> None:
         (mean_of(0.93414, "share", "accuracy", "higher"), "93.41 %"),
         (mean_of(0.0123456, "", "error", "lower"), "0.01235"),
         (mean_of(12.3456, "ms", "time", "lower"), "12.35 ms"),
-        (mean_of(1234567.0, "1/s", "rate", "higher"), "1,234,567/s"),
+        (mean_of(1234567.0, "1/s", "rate", "higher"), "1,234,567"),
     ],
 )
 def test_numbers_have_words(measurement: object, text: str) -> None:
     assert say(measurement) == text  # type: ignore[arg-type]
 
 
-def test_noise_has_words_where_there_is_some() -> None:
-    assert say_noise(mean_of(35.2, "dB", "PSNR", "higher", error=0.12)) == "± 0.12 dB"
-    assert say_noise(mean_of(35.2, "dB", "PSNR", "higher")) == say_noise(counted(3, "bytes", "size")) == ""
+@pytest.mark.parametrize(
+    ("measurement", "text"),
+    [
+        (mean_of(40.053, "dB", "PSNR", "higher", error=1.804), "40.1 ± 1.8 dB"),
+        (mean_of(0.93414, "share", "accuracy", "higher", error=0.0025), "93.41 ± 0.25 %"),
+        (mean_of(645.91, "ms", "time", "lower", error=47.3), "646 ± 47 ms"),
+        (mean_of(12345.6, "1/s", "rate", "higher", error=12.0), "12,346 ± 12"),
+        (mean_of(35.2, "dB", "PSNR", "higher"), "35.20 dB"),
+        (counted(3000, "bytes", "size"), "3 kB"),
+        (mean_of(math.inf, "dB", "PSNR", "higher", error=1.0), "identical"),
+    ],
+)
+def test_noise_has_two_digits(measurement: object, text: str) -> None:
+    assert say_with_noise(measurement) == text  # type: ignore[arg-type]
+
+
+def test_no_value_is_none() -> None:
     assert say_value(None, "dB") == "none"
