@@ -11,6 +11,7 @@ SPLAT_CODECS = {
     ".sog": "sog",
     "meta.json": "sog",
     ".glb": "gltf",
+    ".html": "page",
 }
 """How a file's name ends, or the whole of it -> the module of its codec in `splats/formats`."""
 

@@ -17,6 +17,7 @@ _PACKED = {
     ".compressed.ply": {"means": 4, "quats": 4, "scales": 4, "sh0 + opacities": 4},
     ".splat": {"means": 12, "scales": 12, "sh0 + opacities": 4, "quats": 4},
     ".spz": {"means": 9, "opacities": 1, "sh0": 3, "scales": 3, "quats": 4},
+    ".html": {"means": 6, "scales": 3, "quats": 4, "sh0 + opacities": 4},
     ".ksplat": {"means": 6, "scales": 6, "quats": 8, "sh0 + opacities": 4},
 }
 """Bytes of one Gaussian by attribute, higher spherical harmonics apart: these take one byte a number."""

@@ -21,9 +21,9 @@ from compress3d.splats.viewer.background import Background
 from compress3d.splats.viewer.errors import UNITS, Pairing, attribute_errors, pair
 from compress3d.splats.viewer.flying import Flying
 from compress3d.splats.viewer.panel import Panel
-from compress3d.splats.viewer.paths import pose_of
 from compress3d.splats.viewer.scoring import Scorer
 from compress3d.splats.viewer.statistics import budget_line, legend, statistics
+from compress3d.splats.viewpoint import viewpoint
 from compress3d.splats.views import UP, SceneShape, Vector, orbit, sample_views, scene_shape
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ SCORED_VIEWS = 24
 
 _ORBIT_VIEWS = 36
 _PORTS_TRIED = 100
-_STEP_BACK = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +122,11 @@ class SplatViewer:
         return orbit(self._shown.scene, _ORBIT_VIEWS, RESOLUTION, RESOLUTION, up=self._up)
 
     def _look(self, up: Vector) -> None:
-        """The camera that people start with: an orbit's first, or inside a room."""
+        """The camera that people start with."""
         self.server.scene.set_up_direction(up)
-        inside = self._shape.layout == "inside_out"
-        start = self._views() if inside else self._orbit
-        pose, camera = pose_of(start, 0), self.server.initial_camera
-        forward = start.viewmats[0, 2, :3].double().numpy()
-        away = np.linalg.norm(pose.position - self._shape.centre)
-        target = pose.position + forward * (self._shape.median_radius if inside else away)
-        # The panel covers a part of the picture, so that an object stands a little farther off.
-        camera.position = pose.position if inside else pose.position - _STEP_BACK * away * forward
-        camera.look_at = target
-        camera.fov = pose.fov
-        camera.near, camera.far = 1e-3 * self._shape.radius, 1e3 * self._shape.radius
+        start, camera = viewpoint(self._shown.scene, up), self.server.initial_camera
+        camera.position, camera.look_at, camera.fov = start.position, start.target, start.fov
+        camera.near, camera.far = 1e-3 * start.radius, 1e3 * start.radius
 
     def _refresh(self) -> None:
         """Bring the picture up to date with the panel."""

@@ -1,0 +1,43 @@
+"""The page that `secateur splat compress --report-3d` writes: the original and what became of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from compress3d.splats.standalone.page import PageScene, TooLargeError, write_page
+from compress3d.splats.views import UP, Vector
+
+
+def write_comparison_page(
+    path: str | os.PathLike[str],
+    title: str,
+    original: PageScene,
+    results: Sequence[PageScene],
+    up: Vector = UP,
+) -> tuple[PageScene, ...]:
+    """Write a page with as many of the scenes as fit, and return them in the order of their buttons.
+
+    Args:
+        path: replaced only when all is written.
+        title: of the page.
+        original: shown first by its button, where it fits beside all results.
+        results: at least one; where they do not fit together, those of the most Gaussians are left out.
+        up: world direction that is up.
+
+    Raises:
+        TooLargeError: not even the smallest result fits.
+        ValueError: a scene cannot be shown.
+    """
+    smallest_first = sorted(results, key=lambda one: len(one.scene))
+    choices = [(original, *results)]
+    for count in range(len(results), 0, -1):
+        choices.append(tuple(one for one in results if one in smallest_first[:count]))
+    for scenes in choices[:-1]:
+        try:
+            write_page(path, title, scenes, up)
+            return scenes
+        except TooLargeError:
+            continue
+    write_page(path, title, choices[-1], up)
+    return choices[-1]
