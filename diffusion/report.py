@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image as Pictures
 from torch import Tensor
 
-from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
+from diffusion.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation
+from diffusion.record import KIND, subject_of
+from secateur.evaluation.merge import candidate_pairs
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
 from secateur.files import replacing_file
-from secateur.quantities import format_bytes, format_decibels
-from secateur.report.page import Figure, Image, Meter, Page, Result, Table, View, errors_between, write_report
-from secateur.report.record import Machine
+from secateur.quantities import format_decibels
+from secateur.report.evaluation import whole_page
+from secateur.report.page import Image, Meter, Page, Result, Table, View, errors_between, write_report
 
 if TYPE_CHECKING:
     from diffusion.aptp.report import RouterRecord
@@ -27,25 +32,15 @@ _SIDE = 640
 
 _SINGLES = 4
 
-_SIDE_BY_SIDE = 3
-"""Models that are a column of a table each; more are a row each."""
-
 _GAP = 4
 """Pixels between pictures."""
 
 
 def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path) -> Path:
     """Write `results.json`, `index.html` and `samples.png` of a recipe's run; returns the page's path."""
-    return _written(
-        record,
-        record.evaluation,
-        pictures,
-        directory,
-        title=f"{record.model}, pruned",
-        subtitle=_said(record),
-        tables=(*([_units(record.kinds)] if record.kinds else []), _stages(record.seconds)),
-        details={"Recipe": "recipe.yaml, beside this page"},
-    )
+    tables = (_units(record.kinds),) if record.kinds else ()
+    page = _page(record.evaluation, pictures, f"{record.model}, pruned", _said(record), tables)
+    return _written(record, page, pictures, directory)
 
 
 def write_experts_page(
@@ -57,56 +52,48 @@ def write_experts_page(
         f"{_counted(len(first.experts), 'expert')}, which take {first.share:.1%} of the multiply-adds in the mean"
     )
     against = f", against one network of {others[0].share:.1%}." if others else "."
-    routers = [_experts(name, router) for name, router in record.routers.items()]
-    return _written(
-        record,
-        record.evaluation,
-        pictures,
-        directory,
-        title=f"{record.model}, a network for each prompt",
-        subtitle=subtitle + against,
-        tables=(*routers, _routes(record.routes), _stages(record.seconds)),
-        details={"Recipe": "recipe.yaml, beside this page"},
-    )
+    tables = (*(_experts(name, router) for name, router in record.routers.items()), _routes(record.routes))
+    page = _page(record.evaluation, pictures, f"{record.model}, a network for each prompt", subtitle + against, tables)
+    return _written(record, page, pictures, directory)
 
 
 def evaluation_page(record: Evaluation, pictures: Mapping[str, Float[Tensor, "K C H W"]], name: str) -> Page:
-    """The page of an evaluation against the model `name`."""
+    """The samples of an evaluation against the model `name`."""
     names = ", ".join(one.name for one in record.candidates)
-    subtitle = f"{names} against {name}, on the same seeds."
-    return _page(record, pictures, title=name, subtitle=subtitle, tables=(), details={})
+    return _page(record, pictures, name, f"{names} against {name}, on the same seeds.")
 
 
-def _written(
-    record: Any,
-    evaluation: Evaluation,
-    pictures: Mapping[str, Tensor],
-    directory: Path,
-    **shown: Any,
-) -> Path:
-    page = _page(evaluation, pictures, **shown)
+def _written(record: Pruning | ExpertsRecord, page: Page, pictures: Mapping[str, Tensor], directory: Path) -> Path:
     side_by_side(pictures, directory / "samples.png")
-    return write_report(page, record, directory)
+    last = len(page.results) - 1
+    page = replace(page, details={"Recipe": "recipe.yaml, beside this page"}, chosen=last)
+    return write_report(whole_page(_measured(record), page), record, directory)
 
 
 def _page(
-    evaluation: Evaluation,
-    pictures: Mapping[str, Tensor],
-    *,
-    title: str,
-    subtitle: str,
-    tables: tuple[Table, ...],
-    details: Mapping[str, str],
+    evaluation: Evaluation, pictures: Mapping[str, Tensor], title: str, subtitle: str, tables: tuple[Table, ...] = ()
 ) -> Page:
     shown = {name: _views(images) for name, images in pictures.items()}
     names = ["all samples", *(f"sample {index + 1}" for index in range(len(shown[DENSE]) - 1))]
-    return Page(
-        title,
-        subtitle,
-        DENSE,
-        tuple(View(name, image) for name, image in zip(names, shown[DENSE], strict=True)),
-        tuple(_result(one, evaluation, shown, tables) for one in evaluation.candidates),
-        details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
+    views = tuple(View(name, image) for name, image in zip(names, shown[DENSE], strict=True))
+    results = tuple(_result(one, shown) for one in evaluation.candidates)
+    return Page(title, subtitle, DENSE, views, results, tables=tables)
+
+
+def _measured(record: Pruning | ExpertsRecord) -> EvaluationRecord:
+    """The models of a recipe's run as an evaluation has them."""
+    evaluation = record.evaluation
+    cost = evaluation.reference.cost
+    threads = None if cost is None else cost.latency.threads
+    run = Start.ago(sum(record.seconds.values())).run(record.seconds, PACKAGES, {}, threads)
+    candidates = tuple(subject_of(one, one.name) for one in evaluation.candidates)
+    return EvaluationRecord(
+        kind=KIND,
+        runs=(run,),
+        protocol=evaluation.options,
+        reference=subject_of(evaluation.reference, DENSE),
+        candidates=candidates,
+        pairs=candidate_pairs(candidates),
     )
 
 
@@ -155,72 +142,13 @@ def _levels(image: Float[Tensor, "C H W"]) -> Image:
     return np.asarray(pixels.cpu().numpy(), np.uint8)
 
 
-def _result(
-    one: EvaluatedModel, evaluation: Evaluation, shown: Mapping[str, Sequence[Image]], tables: tuple[Table, ...]
-) -> Result:
+def _result(one: EvaluatedModel, shown: Mapping[str, Sequence[Image]]) -> Result:
     images = tuple(shown[one.name])
     errors = tuple(errors_between(mine, dense) for mine, dense in zip(images, shown[DENSE], strict=True))
     psnr = () if one.paired is None else one.paired.psnr
     captions = ("all samples on the same seeds", *(format_decibels(value) for value in psnr[: len(images) - 1]))
     captions = (*captions, *[""] * (len(images) - len(captions)))
-    return Result(
-        one.name, _figures(evaluation.reference, one), images, errors, captions, (_compared(evaluation), *tables)
-    )
-
-
-def _figures(dense: EvaluatedModel, one: EvaluatedModel) -> tuple[Figure, ...]:
-    figures: list[Figure] = []
-    if one.cost is not None and dense.cost is not None:
-        before, after = dense.cost, one.cost
-        macs, dense_macs = (_short(cost.macs / cost.batch_size) for cost in (after, before))
-        figures += [
-            Figure("Parameters", _short(after.params), _short(before.params), f"{after.params / before.params:.1%}"),
-            Figure("Multiply-adds", macs, dense_macs, f"{after.macs / before.macs:.1%}, of one sample"),
-            Figure("Size", format_bytes(after.bytes), format_bytes(before.bytes)),
-            Figure(
-                "Latency",
-                f"{after.latency.median_ms:.1f} ms",
-                f"{before.latency.median_ms:.1f} ms",
-                f"{before.latency.median_ms / after.latency.median_ms:.2f} times as fast",
-            ),
-        ]
-    if one.paired is not None:
-        note = "against the dense model's pictures"
-        figures.append(Figure("PSNR", format_decibels(one.paired.mean_psnr), None, note))
-    for mine, theirs in zip(one.distances, dense.distances, strict=True):
-        figures.append(Figure(mine.name, f"{mine.frechet:.2f}", f"{theirs.frechet:.2f}", f"{mine.samples} samples"))
-    if one.accuracy is not None and dense.accuracy is not None:
-        figures.append(Figure("Right class", f"{one.accuracy.mean:.1%}", f"{dense.accuracy.mean:.1%}"))
-    return tuple(figures)
-
-
-def _compared(evaluation: Evaluation) -> Table:
-    """All models beside one another."""
-    models = (evaluation.reference, *evaluation.candidates)
-    rows: list[tuple[str, ...]] = []
-    if all(one.cost for one in models):
-        costs = [one.cost for one in models if one.cost]
-        rows += [
-            ("Parameters", *(f"{cost.params:,}" for cost in costs)),
-            (f"Multiply-adds, batch of {costs[0].batch_size}", *(f"{cost.macs:,}" for cost in costs)),
-            ("Bytes", *(f"{cost.bytes:,}" for cost in costs)),
-            (
-                f"Latency, batch of {costs[0].batch_size}, {_counted(costs[0].latency.threads, 'thread')}",
-                *(f"{cost.latency.median_ms:.2f} ms" for cost in costs),
-            ),
-        ]
-    for index, distance in enumerate(evaluation.reference.distances):
-        rows.append((distance.name, *(f"{one.distances[index].frechet:.3f}" for one in models)))
-        rows.append(("Kernel distance", *(f"{one.distances[index].kid.mean:.5f}" for one in models)))
-    if all(one.accuracy for one in models):
-        rows.append(("Right class", *(f"{one.accuracy.mean:.1%}" for one in models if one.accuracy)))
-    errors = ["reference" if one.paired is None else f"{one.paired.mean_latent_mse:.5f}" for one in models]
-    rows.append(("Mean squared error of latents", *errors))
-    columns = ("", *(one.name for one in models))
-    if len(models) <= _SIDE_BY_SIDE:
-        return Table("Before and after", columns, tuple(rows))
-    measures, turned = ("", *(row[0] for row in rows)), zip(columns[1:], *(row[1:] for row in rows), strict=True)
-    return Table("Before and after", measures, tuple(turned))
+    return Result(one.name, images=images, errors=errors, captions=captions)
 
 
 def _units(kinds: Mapping[str, tuple[int, int]]) -> Table:
@@ -253,12 +181,6 @@ def _routes(routes: Mapping[str, int]) -> Table:
     return Table("Which expert draws what", ("Prompt", "Expert"), tuple((text, str(code)) for text, code in shown))
 
 
-def _stages(seconds: Mapping[str, float]) -> Table:
-    longest = max(seconds.values())
-    rows = tuple((stage, Meter(f"{one:.1f} s", one / longest if longest else 0.0)) for stage, one in seconds.items())
-    return Table("Time", ("Stage", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
-
-
 def _said(record: Pruning) -> str:
     share = record.plan.pruned.params / record.plan.dense.params
     by = "named modules went" if record.criterion is None else f"units chosen by {record.criterion}"
@@ -266,20 +188,5 @@ def _said(record: Pruning) -> str:
     return f"{share:.1%} of the parameters of the {record.component} are left: {by}{trained}."
 
 
-def _machine(machine: Machine) -> dict[str, str]:
-    return {"Machine": f"{machine.processor}, {machine.cores} cores", "GPU": machine.gpu or "none"}
-
-
-def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def _short(count: float) -> str:
-    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count:.0f}"

@@ -1,19 +1,23 @@
-"""The page that shows what pruning a vision transformer did: accuracy, sizes, speed, classes, units and tokens."""
+"""The pages that show what pruning a vision transformer did: which mistakes, units and tokens changed, and what the
+record says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.quantities import format_bytes
-from secateur.report.page import Drawing, Figure, Image, Meter, Page, Result, Table, write_report
-from secateur.report.record import Machine
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
+from secateur.report.evaluation import whole_page
+from secateur.report.page import Cell, Drawing, Image, Number, Page, Result, Table, write_report
 from vit.choose import StepPlan
-from vit.evaluate import EvaluatedModel, Evaluation, Pictures
+from vit.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation, Pictures
+from vit.record import KIND, subject_of
 
 if TYPE_CHECKING:
     from vit.prune import Pruning
@@ -22,133 +26,52 @@ _GAP = 8
 """Pixels between strips."""
 
 _CONFUSIONS = 8
-_CLASSES = 40
 
 
 def write_page(record: Pruning, pictures: Pictures, directory: Path) -> Path:
     """Write `results.json` and `index.html` of a recipe's run; returns the page's path."""
     units = kept_units(record.steps)
     drawings = (Drawing("Units that are left, layer by layer", draw_units(units)),) if units else ()
-    page = _page(
-        record.evaluation,
-        pictures,
-        title=f"{Path(record.model).name}, pruned",
-        subtitle=_said(record),
-        tables=(_stages(record.seconds),),
-        drawings=drawings,
-        details={"Recipe": str(record.recipe)},
-    )
-    return write_report(page, record, directory)
+    title = f"{Path(record.model).name}, pruned"
+    page = _page(record.evaluation, pictures, title, _said(record), drawings)
+    page = replace(page, details={"Recipe": str(record.recipe)}, chosen=len(page.results) - 1)
+    return write_report(whole_page(_measured(record), page), record, directory)
 
 
 def evaluation_page(record: Evaluation, pictures: Pictures, name: str) -> Page:
-    """The page of an evaluation against the model `name`."""
+    """The pictures of an evaluation against the model `name`, and its mistakes."""
     names = ", ".join(one.name for one in record.candidates)
-    subtitle = f"{names} against {name}, on the same {record.images:,} images."
-    return _page(record, pictures, title=name, subtitle=subtitle, tables=(), drawings=(), details={})
+    return _page(record, pictures, name, f"{names} against {name}, on the same {record.images:,} images.")
 
 
 def _page(
-    evaluation: Evaluation,
-    pictures: Pictures,
-    *,
-    title: str,
-    subtitle: str,
-    tables: tuple[Table, ...],
-    drawings: tuple[Drawing, ...],
-    details: Mapping[str, str],
+    evaluation: Evaluation, pictures: Pictures, title: str, subtitle: str, drawings: tuple[Drawing, ...] = ()
 ) -> Page:
-    results = tuple(_result(one, evaluation, pictures, tables, drawings) for one in reversed(evaluation.candidates))
-    return Page(
-        title,
-        subtitle,
-        "dense",
-        (),
-        results,
-        details={**_machine(evaluation.machine), **details, "Versions": _versions(evaluation.versions)},
-    )
+    results = tuple(_result(one, evaluation, pictures, drawings) for one in evaluation.candidates)
+    return Page(title, subtitle, DENSE, (), results)
 
 
-def _result(
-    one: EvaluatedModel,
-    evaluation: Evaluation,
-    pictures: Pictures,
-    tables: tuple[Table, ...],
-    drawings: tuple[Drawing, ...],
-) -> Result:
-    own = [_compared(evaluation)]
-    if one.classified is not None:
-        own += [_by_class(one, evaluation), *_confusions(one, evaluation)]
+def _result(one: EvaluatedModel, evaluation: Evaluation, pictures: Pictures, drawings: tuple[Drawing, ...]) -> Result:
     drawn = drawings
     if one.name in pictures:
         note = "The image, then what layers see of it, where that changes: grey patches are gone, merged ones mixed."
         drawn = (Drawing("Tokens that are left", stacked(pictures[one.name]), note), *drawings)
-    return Result(one.name, _figures(evaluation.reference, one), (), (), (), (*own, *tables), drawn)
+    tables = () if one.classified is None else _confusions(one, evaluation)
+    return Result(one.name, tables=tuple(tables), drawings=drawn)
 
 
-def _figures(dense: EvaluatedModel, one: EvaluatedModel) -> tuple[Figure, ...]:
-    before, after = dense.cost, one.cost
-    figures = []
-    if one.classified is not None and dense.classified is not None:
-        change = f"{100 * one.classified.change:+.2f} ± {100 * one.classified.change_error:.2f} points"
-        figures.append(Figure("Accuracy", f"{one.classified.accuracy:.2%}", f"{dense.classified.accuracy:.2%}", change))
-    elif one.embedding_error is not None:
-        figures.append(Figure("Error of the embedding", f"{one.embedding_error:.2%}", None, "of its squares"))
-    figures += [
-        Figure(
-            "Images per second",
-            f"{one.images_per_second:,.0f}",
-            f"{dense.images_per_second:,.0f}",
-            f"{one.images_per_second / dense.images_per_second:.2f} times as fast",
-        ),
-        Figure("Multiply-adds", short(one.macs), short(dense.macs), f"{one.macs / dense.macs:.1%}"),
-        Figure("Parameters", short(after.params), short(before.params), f"{after.params / before.params:.1%}"),
-        Figure("Size", format_bytes(after.bytes), format_bytes(before.bytes)),
-    ]
-    return tuple(figures)
-
-
-def _compared(evaluation: Evaluation) -> Table:
-    """All models beside one another."""
-    rows = []
-    for one in (evaluation.reference, *evaluation.candidates):
-        if one.classified is not None:
-            quality = (f"{one.classified.accuracy:.2%}", f"{one.classified.agreement:.2%}")
-        else:
-            quality = ("", "" if one.embedding_error is None else f"{one.embedding_error:.4f}")
-        rows.append(
-            (
-                one.name,
-                *quality,
-                f"{one.images_per_second:,.0f}",
-                short(one.macs),
-                short(one.cost.params),
-            )
-        )
-    second = "Agreement" if evaluation.reference.classified is not None else "Embedding error"
-    columns = ("Model", "Accuracy", second, "Images/s", "MACs", "Params")
+def _measured(record: Pruning) -> EvaluationRecord:
+    """The models of a recipe's run as an evaluation has them."""
+    evaluation = record.evaluation
     cost = evaluation.reference.cost
-    note = (
-        f"{evaluation.images:,} images. MACs are multiply-adds of one image, attention counted. Timed with batches of "
-        f"{cost.batch_size} on {_threads(cost.latency.threads)}. Agreement: the first choice is the dense model's."
+    run = Start.ago(sum(record.seconds.values())).run(record.seconds, PACKAGES, {}, cost.latency.threads)
+    return EvaluationRecord(
+        kind=KIND,
+        runs=(run,),
+        protocol={"images": evaluation.images, "batch_size": cost.batch_size},
+        reference=subject_of(evaluation.reference, DENSE, evaluation),
+        candidates=tuple(subject_of(one, one.name, evaluation) for one in evaluation.candidates),
     )
-    return Table("Step by step", columns, tuple(rows), note)
-
-
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
-
-
-def _by_class(one: EvaluatedModel, evaluation: Evaluation) -> Table:
-    assert one.classified is not None and evaluation.reference.classified is not None
-    before, after = evaluation.reference.classified.by_class, one.classified.by_class
-    names = sorted(after, key=lambda name: after[name] - before[name])
-    rows = tuple(
-        (name, f"{before[name]:.1%}", Meter(f"{after[name]:.1%}", after[name]), _points(after[name] - before[name]))
-        for name in names[:_CLASSES]
-    )
-    note = f"The {_CLASSES} that lost most, of {len(names)}." if len(names) > _CLASSES else None
-    return Table("Accuracy by class", ("Class", "Dense", one.name.capitalize(), "Change"), rows, note)
 
 
 def _confusions(one: EvaluatedModel, evaluation: Evaluation) -> list[Table]:
@@ -158,26 +81,23 @@ def _confusions(one: EvaluatedModel, evaluation: Evaluation) -> list[Table]:
     changes = after - before
     np.fill_diagonal(changes, 0)
     order = np.argsort(-np.abs(changes), axis=None, kind="stable")[:_CONFUSIONS]
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for true, chosen in zip(*np.unravel_index(order, changes.shape), strict=True):
         if changes[true, chosen]:
             pair = f"{evaluation.classes[true]} taken for {evaluation.classes[chosen]}"
-            counts = f"{before[true, chosen]:,}", f"{after[true, chosen]:,}"
-            rows.append((pair, *counts, f"{changes[true, chosen]:+,}"))
+            counts = (
+                Number(f"{int(counted[true, chosen]):,}", int(counted[true, chosen])) for counted in (before, after)
+            )
+            change = int(changes[true, chosen])
+            rows.append((pair, *counts, Number(f"{change:+,}", change)))
     if not rows:
         return []
-    columns = ("Mistake", "Dense", one.name.capitalize(), "Change")
+    columns = ("Mistake", DENSE, one.name, "change")
     return [Table("Mistakes that changed most", columns, tuple(rows), "Images.")]
 
 
 def _points(change: float) -> str:
     return f"{100 * change:+.1f}"
-
-
-def _stages(seconds: Mapping[str, float]) -> Table:
-    longest = max(seconds.values())
-    rows = tuple((stage, Meter(f"{one:.1f} s", one / longest if longest else 0.0)) for stage, one in seconds.items())
-    return Table("Time", ("Stage", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
 
 
 def kept_units(steps: Sequence[StepPlan]) -> dict[str, list[float]]:
@@ -231,19 +151,3 @@ def _said(record: Pruning) -> str:
     if after.classified is not None:
         said += f", accuracy {_points(after.classified.change)} points"
     return f"{said}; steps: {', '.join(step.name for step in record.steps)}."
-
-
-def _machine(machine: Machine) -> dict[str, str]:
-    return {"Machine": f"{machine.processor}, {machine.cores} cores", "GPU": machine.gpu or "none"}
-
-
-def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def short(count: float) -> str:
-    """A count in thousands, millions, billions or trillions."""
-    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count:.0f}"

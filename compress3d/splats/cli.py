@@ -98,6 +98,7 @@ def compress_file(
     spz_axes: str | None,
 ) -> Compression | list[Compression]:
     """`secateur splat compress`: one record, or a list of them where several budgets were asked for."""
+    start = Start.now()
     budgets = _budgets(keep, size, psnr)
     if report is not None:
         check_folder(report)
@@ -125,7 +126,7 @@ def compress_file(
         if report is not None:
             progress(1.0, "drawing the report")
             decoded = [read_scene(target) for target in outputs]
-            write_compression_report(records, decoded, scene, compressor.judge.cameras, report)
+            write_compression_report(records, decoded, scene, compressor.judge.cameras, start, report)
     return records[0] if len(records) == 1 else records
 
 

@@ -32,7 +32,7 @@ def record_of(
     """
     files = (evaluation.reference, *(one.file for one in evaluation.candidates))
     qualities = (None, *(one.quality for one in evaluation.candidates))
-    reference, *candidates = map(_subject, files, qualities, paths)
+    reference, *candidates = map(subject_of, files, qualities, paths)
     speed = evaluation.reference.speed
     return EvaluationRecord(
         kind=KIND,
@@ -59,7 +59,14 @@ def _protocol(evaluation: Evaluation, cameras: Cameras) -> dict[str, Any]:
     return protocol | {"views_seed": options["seed"], "views_up": list(options["up"])}  # type: ignore[call-overload]
 
 
-def _subject(file: SceneFile, quality: Quality | None, path: Path) -> Subject:
+def subject_of(file: SceneFile, quality: Quality | None, path: Path | None = None) -> Subject:
+    """What was measured of a scene.
+
+    Args:
+        file: the scene's sizes and speed.
+        quality: None for the original.
+        path: of the file; None where that is not known.
+    """
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     if quality is not None:
@@ -74,7 +81,8 @@ def _subject(file: SceneFile, quality: Quality | None, path: Path) -> Subject:
         measurements["frame"] = timed(file.speed, "time of a frame")
     parts["attributes"] = _attributes(file)
     details = {"speed": to_json(file.speed)}
-    return Subject(file.name, str(path), hash_path(path), 0, measurements, parts, details)
+    name, digest = (None, None) if path is None else (str(path), hash_path(path))
+    return Subject(file.name, name, digest, 0, measurements, parts, details)
 
 
 def _views(quality: Quality) -> Part:

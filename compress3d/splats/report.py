@@ -1,8 +1,9 @@
-"""The page that shows what compressing a scene did: pictures, sizes, quality and speed."""
+"""The pages that show what compressing a scene did: its pictures beside the original's, and what the record says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,18 +11,21 @@ import torch
 
 from compress3d.cameras import Cameras
 from compress3d.splats.compress import Compression
-from compress3d.splats.evaluate import Evaluation, Quality, SceneFile
+from compress3d.splats.evaluate import PACKAGES, Evaluation, Quality
 from compress3d.splats.rasterize import render
+from compress3d.splats.record import KIND, subject_of
 from compress3d.splats.scene import SplatScene
+from secateur.evaluation.merge import candidate_pairs
+from secateur.evaluation.naming import distinct_names
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
 from secateur.quantities import format_bytes, format_decibels
+from secateur.report.evaluation import time_table, whole_page
 from secateur.report.page import (
     Errors,
-    Figure,
     Image,
-    Meter,
+    Number,
     Page,
-    Plot,
-    Point,
     Result,
     Table,
     View,
@@ -29,7 +33,6 @@ from secateur.report.page import (
     errors_between,
     write_report,
 )
-from secateur.report.record import Machine
 
 if TYPE_CHECKING:
     from secateur.training import FitRecord
@@ -45,6 +48,7 @@ def write_compression_report(
     scenes: Sequence[SplatScene],
     original: SplatScene,
     cameras: Cameras,
+    start: Start,
     directory: Path,
 ) -> Path:
     """Write `results.json` and `index.html` for compressions of one scene; returns the page's path.
@@ -54,39 +58,44 @@ def write_compression_report(
         scenes: what each of them made, as its file holds it.
         original: the scene before.
         cameras: the held-out views that the records speak of.
+        start: when the first compression began.
         directory: made when it is not there.
     """
     first = records[0]
-    names = [budget_name(record) for record in records]
-    pairs = [(record.compressed, record.quality) for record in records]
-    seconds = [record.seconds for record in records]
-    page = _page(
-        first.original,
+    budgets = [budget_name(record) for record in records]
+    names = distinct_names(budgets, [record.compressed.name for record in records], {first.original.name})
+    page = Page(
+        first.original.name,
         f"{first.original.name} compressed: {', '.join(names)}. Judged on {len(cameras)} held-out views that the "
         f"compression never looked through, against {first.quality.reference}.",
-        names,
-        pairs,
-        seconds,
-        [record.recovery for record in records],
-        _draw(original, scenes, cameras),
-        _details(first.machine, first.versions, first.options),
+        "Original",
+        *_compared(names, [record.quality for record in records], _draw(original, scenes, cameras)),
+        details=_options(first.options),
     )
-    return write_report(page, records[0] if len(records) == 1 else list(records), directory)
+    tables = [(*_recovery(record.recovery), time_table(record.seconds)) for record in records]
+    results = tuple(replace(result, tables=own) for result, own in zip(page.results, tables, strict=True))
+    shared = _measured(records, names, start)
+    page = whole_page(shared, replace(page, results=results))
+    return write_report(page, first if len(records) == 1 else list(records), directory)
 
 
 def evaluation_page(record: Evaluation, scenes: Sequence[SplatScene], original: SplatScene, cameras: Cameras) -> Page:
-    """The page of an evaluation; arguments as `write_compression_report`."""
-    quality = record.candidates[0].quality
-    return _page(
-        record.reference,
-        f"{', '.join(candidate.file.name for candidate in record.candidates)} compared with {record.reference.name} "
-        f"on {len(cameras)} views, against {quality.reference}.",
-        [candidate.file.name for candidate in record.candidates],
-        [(candidate.file, candidate.quality) for candidate in record.candidates],
-        [{}] * len(record.candidates),
-        [()] * len(record.candidates),
-        _draw(original, scenes, cameras),
-        _details(record.machine, record.versions, record.options),
+    """The pictures of an evaluation.
+
+    Args:
+        record: what was measured.
+        scenes: the candidates, as their files hold them.
+        original: what they stand for.
+        cameras: the views that the record speaks of.
+    """
+    names = [candidate.file.name for candidate in record.candidates]
+    qualities = [candidate.quality for candidate in record.candidates]
+    return Page(
+        record.reference.name,
+        f"{', '.join(names)} compared with {record.reference.name} on {len(cameras)} views, against "
+        f"{qualities[0].reference}.",
+        "Original",
+        *_compared(names, qualities, _draw(original, scenes, cameras)),
     )
 
 
@@ -122,133 +131,46 @@ def _draw(original: SplatScene, scenes: Sequence[SplatScene], cameras: Cameras) 
     return _Drawings(views.tolist(), before, after, errors)
 
 
-def _page(
-    original: SceneFile,
-    subtitle: str,
-    names: Sequence[str],
-    outcomes: Sequence[tuple[SceneFile, Quality]],
-    seconds: Sequence[dict[str, float]],
-    recoveries: Sequence[Sequence[FitRecord]],
-    drawings: _Drawings,
-    details: dict[str, str],
-) -> Page:
+def _compared(
+    names: Sequence[str], qualities: Sequence[Quality], drawings: _Drawings
+) -> tuple[tuple[View, ...], tuple[Result, ...]]:
+    """The original's pictures, and each scene's with its errors and PSNR."""
+    views = tuple(View(f"View {view + 1}", image) for view, image in zip(drawings.views, drawings.before, strict=True))
     results = tuple(
         Result(
             name,
-            _figures(original, file, quality),
-            drawings.after[index],
-            drawings.errors[index],
-            tuple(format_decibels(quality.psnr[view]) for view in drawings.views),
-            (*_tables(original, file, quality, seconds[index]), *_recovery(recoveries[index])),
+            images=drawings.after[index],
+            errors=drawings.errors[index],
+            captions=tuple(format_decibels(quality.psnr[view]) for view in drawings.views),
         )
-        for index, (name, (file, quality)) in enumerate(zip(names, outcomes, strict=True))
+        for index, (name, quality) in enumerate(zip(names, qualities, strict=True))
     )
-    points = tuple(
-        Point(file.bytes / 1e6, quality.mean_psnr, name) for name, (file, quality) in zip(names, outcomes, strict=True)
-    )
-    plot = Plot("Quality over size", "size in MB", "mean PSNR in dB", points, "lower", "higher")
-    pictures = zip(drawings.views, drawings.before, strict=True)
-    views = tuple(View(f"View {view + 1}", image) for view, image in pictures)
-    return Page(original.name, subtitle, "Original", views, results, (plot,), details=details)
+    return views, results
 
 
-def _figures(original: SceneFile, file: SceneFile, quality: Quality) -> tuple[Figure, ...]:
-    smaller = f"{original.bytes / file.bytes:.1f} times smaller"
-    share = f"{100 * file.gaussians / original.gaussians:.3g} % of them"
-    views = f"mean of {len(quality.psnr)} views at {quality.width}x{quality.height}"
-    figures = [
-        Figure("File size", format_bytes(file.bytes), format_bytes(original.bytes), smaller),
-        Figure("Gaussians", f"{file.gaussians:,}", f"{original.gaussians:,}", share),
-        Figure("PSNR", format_decibels(quality.mean_psnr), None, f"against {quality.reference}"),
-        Figure("SSIM", f"{quality.mean_ssim:.4f}", None, views),
+def _measured(records: Sequence[Compression], names: Sequence[str], start: Start) -> EvaluationRecord:
+    """The compressions as an evaluation has them: all beside the original."""
+    first = records[0]
+    candidates = [
+        replace(subject_of(record.compressed, record.quality), name=name)
+        for record, name in zip(records, names, strict=True)
     ]
-    if original.speed and file.speed:
-        gain = f"{file.speed.frames_per_second / original.speed.frames_per_second:.2f} times as fast"
-        rates = [f"{one.frames_per_second:.1f}" for one in (original.speed, file.speed)]
-        figures.append(Figure("Frames per second", rates[1], rates[0], gain))
-    return tuple(figures)
-
-
-def _tables(original: SceneFile, file: SceneFile, quality: Quality, seconds: dict[str, float]) -> tuple[Table, ...]:
-    tables = [_overview(original, file, quality), *_attributes(original, file), _views(quality)]
-    if seconds:
-        longest = max(seconds.values())
-        rows = tuple((step, Meter(f"{time:.1f} s", time / longest)) for step, time in seconds.items())
-        tables.append(Table("Time", ("Step", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s")))
-    return tuple(tables)
-
-
-def _overview(original: SceneFile, file: SceneFile, quality: Quality) -> Table:
-    rows = [
-        ("Gaussians", f"{original.gaussians:,}", f"{file.gaussians:,}"),
-        ("Spherical-harmonic degree", str(original.sh_degree), str(file.sh_degree)),
-        ("Bytes", f"{original.bytes:,}", f"{file.bytes:,}"),
-        *(_per_gaussian(original, file)),
-        *(_speeds(original, file, quality)),
-        ("PSNR, mean", "reference", format_decibels(quality.mean_psnr)),
-        ("SSIM, mean", "reference", f"{quality.mean_ssim:.4f}"),
-    ]
-    return Table("Before and after", ("", original.name, file.name), tuple(rows))
-
-
-def _per_gaussian(original: SceneFile, file: SceneFile) -> list[tuple[str, str, str]]:
-    each = [f"{one.bytes / max(1, one.gaussians):.1f}" for one in (original, file)]
-    return [("Bytes per Gaussian", each[0], each[1])]
-
-
-def _speeds(original: SceneFile, file: SceneFile, quality: Quality) -> list[tuple[str, str, str]]:
-    if not (original.speed and file.speed):
-        return []
-    size = f"{quality.width}x{quality.height}"
-    pair = (original.speed, file.speed)
-    rates = [f"{speed.frames_per_second:.2f}" for speed in pair]
-    times = [f"{speed.median_ms:.1f} ms" for speed in pair]
-    return [(f"Frames per second at {size}", *rates), ("Time of a frame, median", *times)]  # type: ignore[list-item]
-
-
-def _attributes(original: SceneFile, file: SceneFile) -> list[Table]:
-    """Bytes by attribute; two tables where the two formats group the attributes differently."""
-    if set(file.bytes_by_attribute) <= set(original.bytes_by_attribute):
-        largest = max(original.bytes_by_attribute.values())
-        rows = tuple(
-            (name, Meter(format_bytes(size), size / largest), format_bytes(file.bytes_by_attribute.get(name, 0)))
-            for name, size in original.bytes_by_attribute.items()
-        )
-        total = ("In all", format_bytes(original.bytes), format_bytes(file.bytes))
-        return [Table("Bytes by attribute", ("Attribute", original.name, file.name), rows, total=total)]
-    return [_attributes_of(one) for one in (original, file)]
-
-
-def _attributes_of(file: SceneFile) -> Table:
-    rows = tuple(
-        (name, Meter(format_bytes(size), size / file.bytes), f"{100 * size / file.bytes:.1f} %")
-        for name, size in file.bytes_by_attribute.items()
+    seconds = {name: sum(record.seconds.values()) for record, name in zip(records, names, strict=True)}
+    speed = first.original.speed
+    run = start.run(seconds, PACKAGES, {}, speed.threads if speed else None)
+    quality = first.quality
+    return EvaluationRecord(
+        kind=KIND,
+        runs=(run,),
+        protocol={"compared_with": quality.reference, "pixels": f"{quality.width}x{quality.height}"},
+        reference=subject_of(first.original, None),
+        candidates=tuple(candidates),
+        pairs=candidate_pairs(candidates),
     )
-    total = ("In all", format_bytes(file.bytes), "100 %")
-    return Table(f"Bytes by attribute: {file.name}", ("Attribute", "Bytes", "Share"), rows, total=total)
 
 
-def _views(quality: Quality) -> Table:
-    rows = tuple(
-        (f"View {index + 1}", format_decibels(psnr), f"{ssim:.4f}")
-        for index, (psnr, ssim) in enumerate(zip(quality.psnr, quality.ssim, strict=True))
-    )
-    note = f"Reference: {quality.reference}, {quality.width}x{quality.height} pixels, white background."
-    total = ("Mean", format_decibels(quality.mean_psnr), f"{quality.mean_ssim:.4f}")
-    return Table("Quality by view", ("View", "PSNR", "SSIM"), rows, note, total)
-
-
-def _details(machine: Machine, versions: dict[str, str], options: dict[str, object]) -> dict[str, str]:
-    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
-    details = {
-        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
-        "GPU": machine.gpu or "none: rendered on the CPU",
-        "System": machine.system,
-    }
-    details |= {
-        name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None
-    }
-    return details | {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
+def _options(options: Mapping[str, object]) -> dict[str, str]:
+    return {name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None}
 
 
 def _said(value: object) -> str:
@@ -264,7 +186,10 @@ def _recovery(fits: Sequence[FitRecord]) -> list[Table]:
     rows, before = [], 0
     for number, fit in enumerate(fits):
         title = "through the file's rounding" if number else "recovery"
-        rows += [(title, str(before + step), format_decibels(score)) for step, score in fit.validations]
+        rows += [
+            (title, Number(str(before + step), before + step), Number(format_decibels(score), score))
+            for step, score in fit.validations
+        ]
         before += fit.steps
     note = "The weights that are kept are those that score best; these views are neither learnt from nor judged by."
     return [Table("Recovery", ("Fit", "Step", "PSNR"), tuple(rows), note)] if rows else []

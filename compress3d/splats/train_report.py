@@ -10,9 +10,12 @@ from compress3d.captures import Capture
 from compress3d.splats.photographs import beside_photograph
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.train import TrainRecord
+from secateur.evaluation.run import command_line
 from secateur.quantities import format_bytes, format_decibels
+from secateur.report.evaluation import listed, machine_details, time_table
 from secateur.report.page import (
     Figure,
+    Number,
     Page,
     Plot,
     Point,
@@ -58,6 +61,7 @@ def write_training_report(record: TrainRecord, scene: SplatScene, capture: Captu
         (result,),
         (_curve(record),),
         _details(record),
+        command=command_line(),
     )
     return write_report(page, record, directory)
 
@@ -87,11 +91,10 @@ def _figures(record: TrainRecord) -> tuple[Figure, ...]:
 
 
 def _tables(record: TrainRecord, capture: Capture) -> tuple[Table, ...]:
-    seconds = tuple((step, f"{time:.1f} s") for step, time in record.seconds.items())
-    tables = [Table("Time", ("Step", "Seconds"), seconds, total=("Total", f"{sum(record.seconds.values()):.1f} s"))]
+    tables = [time_table(record.seconds)]
     if record.quality is not None:
         rows = tuple(
-            (capture.names[index], format_decibels(psnr), f"{ssim:.4f}")
+            (capture.names[index], Number(format_decibels(psnr), psnr), Number(f"{ssim:.4f}", ssim))
             for index, psnr, ssim in zip(capture.test.tolist(), record.quality.psnr, record.quality.ssim, strict=True)
         )
         total = ("Mean", format_decibels(record.quality.mean_psnr), f"{record.quality.mean_ssim:.4f}")
@@ -106,10 +109,5 @@ def _curve(record: TrainRecord) -> Plot:
 
 
 def _details(record: TrainRecord) -> dict[str, str]:
-    details = {
-        "Machine": f"{record.machine.processor}, {record.machine.cores} cores",
-        "GPU": record.machine.gpu or "none: trained on the CPU",
-        "System": record.machine.system,
-    }
-    details |= {name.replace("_", " ").capitalize(): str(value) for name, value in record.options.items()}
-    return details | {"Versions": ", ".join(f"{name} {version}" for name, version in record.versions.items())}
+    options = {name.replace("_", " ").capitalize(): str(value) for name, value in record.options.items()}
+    return {**machine_details(record.machine), **options, "Versions": listed(record.versions)}

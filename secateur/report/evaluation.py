@@ -14,6 +14,7 @@ from secateur.evaluation.wording import say, say_value
 from secateur.report.difference import difference, say_shortly
 from secateur.report.page import Cell, Figure, Meter, Number, Page, Result, Table
 from secateur.report.pareto import pareto_plots
+from secateur.report.record import Machine
 from secateur.report.summary import summary_table
 
 _ROWS = 200
@@ -66,17 +67,23 @@ def time_table(seconds: Mapping[str, float]) -> Table:
 
 def run_details(run: Run) -> dict[str, str]:
     """What was run and on what, name by name."""
-    machine = run.machine
-    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
     return {
         "Started": run.started_at,
-        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
-        "GPU": machine.gpu or "none",
-        "System": machine.system,
+        **machine_details(run.machine),
         "Threads": str(run.threads),
         "Load average before": "unknown" if run.load_average is None else f"{run.load_average:.2f}",
         "Seeds": listed(run.seeds) or "none",
         "Versions": listed({"secateur": run.secateur, **run.versions}),
+    }
+
+
+def machine_details(machine: Machine) -> dict[str, str]:
+    """The machine, name by name."""
+    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
+    return {
+        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
+        "GPU": machine.gpu or "none",
+        "System": machine.system,
     }
 
 

@@ -80,7 +80,7 @@ def test_compress_to_several_shares_writes_one_file_each(folder: Path, capsys: p
     assert len(read_scene(folder / "small-100.compressed.ply")) == 100
     assert not (folder / "small.compressed.ply").exists()
     assert len(json.loads((folder / "report" / "results.json").read_text())) == 2
-    assert "Quality over size" in (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "PSNR over file size" in (folder / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_compress_to_a_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

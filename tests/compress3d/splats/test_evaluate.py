@@ -10,6 +10,7 @@ from compress3d.splats.formats import write_scene
 from compress3d.splats.report import evaluation_page
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import sample_views
+from secateur.quantities import format_decibels
 from secateur.report.page import write_report
 from secateur.report.record import to_json
 
@@ -71,7 +72,7 @@ def test_files_are_measured_against_the_reference(tmp_path: Path) -> None:
 
     page = evaluation_page(record, scenes, judge.original, judge.cameras)
     document = write_report(page, record, tmp_path / "report").read_text(encoding="utf-8")
-    assert "half.ply" in document and "Quality over size" in document
+    assert "half.ply" in document and format_decibels(half.quality.psnr[0]) in document
 
 
 def test_sampled_views_depend_only_on_the_seed(tmp_path: Path) -> None:
