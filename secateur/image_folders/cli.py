@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.console import messages, progress_bar
+from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.run import Start
-from secateur.image_folders.chunks import ChunkStore
 from secateur.image_folders.evaluate import compare_folders
 from secateur.image_folders.record import record_of
 from secateur.image_folders.report import page_of

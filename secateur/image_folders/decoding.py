@@ -15,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from secateur.evaluation.chunks import Unreadable
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What Pillow may take a file for."""
 
@@ -64,23 +66,6 @@ def as_grey(image: Float[Tensor, "C H W"]) -> Float[Tensor, "1 H W"]:
 def as_rgb(image: Float[Tensor, "C H W"]) -> Float[Tensor, "3 H W"]:
     """The image with three channels."""
     return image.expand(3, -1, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """What came of an image that could not be read: a worker process hands it over, an exception would lose its line.
-
-    Args:
-        message: names the file, and says what is wrong.
-        missing: whether the file is not there any more.
-    """
-
-    message: str
-    missing: bool = False
-
-    def error(self) -> Exception:
-        """The exception that says so."""
-        return FileNotFoundError(self.message) if self.missing else ValueError(self.message)
 
 
 @dataclass(frozen=True, slots=True)

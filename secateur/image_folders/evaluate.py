@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.console import Report, stretch
-from secateur.image_folders.chunks import ChunkStore, Rows
+from secateur.evaluation.chunks import ChunkStore, Rows
 from secateur.image_folders.decoding import read_image
 from secateur.image_folders.judging import FEWEST, Judging, read_captions
 from secateur.image_folders.listing import ImageFolder, pairs_of

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.image_folders.chunks import Rows
+from secateur.evaluation.chunks import Rows
 from secateur.image_folders.listing import ImageFolder
 from secateur.image_folders.networks import Networks
 from secateur.image_folders.results import Floor, FolderResult, PairNumbers, SetDistance

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from secateur.image_folders.chunks import Gathering, Rows
+from secateur.evaluation.chunks import Gathering, Rows
 from secateur.image_folders.decoding import Decoded, DecodedImages, Unreadable, as_rgb, decoded
 from secateur.image_folders.listing import ImageFolder, ListedImage
 from secateur.image_folders.networks import as_seen

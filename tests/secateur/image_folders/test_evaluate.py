@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from secateur.console import silent
+from secateur.evaluation import chunks
+from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.record import EvaluationRecord
 from secateur.evaluation.run import Start
-from secateur.image_folders import chunks
-from secateur.image_folders.chunks import ChunkStore
 from secateur.image_folders.decoding import read_image
 from secateur.image_folders.evaluate import compare_folders
 from secateur.image_folders.listing import ImageFolder

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from secateur.evaluation.chunks import ChunkStore, Rows
 from secateur.image_folders import looking
-from secateur.image_folders.chunks import ChunkStore, Rows
 from secateur.image_folders.decoding import as_rgb, read_image
 from secateur.image_folders.listing import ImageFolder, pairs_of
 from secateur.image_folders.looking import LPIPS, PSNR, SAME_SIZE, SSIM, look_at_folder, look_at_pairs
