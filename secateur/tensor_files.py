@@ -16,6 +16,8 @@ from torch import Tensor
 from secateur.files import replacing_file
 
 _HEADER = "secateur"
+_ALIGNMENT = 64
+"""Bytes: what torch allocates on a CPU begins at a multiple of it."""
 
 Restored = TypeVar("Restored")
 
@@ -65,7 +67,7 @@ class TensorFormat:
             with safe_open(path, framework="pt") as file:
                 header = self._checked((file.metadata() or {}).get(_HEADER))
                 check(header)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+                tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  no mapping
             return restore(header, tensors)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a safetensors file, or one that is cut short ({error})") from error
@@ -81,3 +83,12 @@ class TensorFormat:
         if header.get("version") != self.version:
             raise ValueError(f"version {header.get('version')!r} of the format; this reads version {self.version}")
         return header
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor where kernels expect it: as it comes out of a file, it lies at any address.
+
+    From there torch takes other kernels, which are slower and add in another order: outputs would differ in the last
+    bits from those of the tensor that was saved.
+    """
+    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor

@@ -26,6 +26,7 @@ from secateur.surgery.layers import join_name, named_tensors, split_name
 from secateur.surgery.network import Network
 from secateur.surgery.selecting import Channels
 from secateur.surgery.stand_in import Block, Leaves, kind_of, stand_in
+from secateur.tensor_files import aligned
 
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
@@ -355,7 +356,7 @@ def fill(module: nn.Module, path: Path) -> None:
             unexpected = sorted(held - set(expected))
             if unexpected:
                 raise ValueError(f"{path}: tensor {unexpected[0]!r} is none of the network's")
-            loaded = {id(tensor): _like(tensor, file.get_tensor(name)) for name, tensor in expected.items()}
+            loaded = {id(tensor): _like(tensor, aligned(file.get_tensor(name))) for name, tensor in expected.items()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
     for owner_name, owner in module.named_modules():
