@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from secateur.console import Report, silent
+from secateur.interrupts import is_interrupt
 from secateur.tensor_files import TensorFormat
 
 CHUNK = 64
@@ -141,6 +143,16 @@ class ChunkStore:
             done += count
         _wait_for_all()
         return self._all(gathering, folder, len(chunks))
+
+    @contextmanager
+    def kept_when_stopped(self) -> Iterator[None]:
+        """Let Ctrl-C out as a KeyboardInterrupt that says where the chunks are."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemError) as stop:
+            if not is_interrupt(stop):
+                raise
+            raise KeyboardInterrupt(f"what is finished is in {self.folder}: the same command goes on") from None
 
     def clear(self) -> None:
         """Remove all chunks, when the results are written: the first process does it, when all have read them."""

@@ -8,17 +8,25 @@ from secateur.report.page import Cell, Number, Table
 
 
 def comparison_table(record: EvaluationRecord) -> Table | None:
-    """What got better or worse since an older record: beyond the noise first; None where there is none."""
+    """What changed beyond the noise since an older record, the worse first; None where there is no such record."""
     comparison = record.comparison
     if comparison is None:
         return None
-    order = ["worse", "better", "different", "gone", "new", "unclear", "within noise"]
-    changes = sorted(comparison.changes, key=lambda change: order.index(change.verdict))
-    said = f"Compared with {comparison.against} of {comparison.started_at}."
-    notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in comparison.notes)
+    order = ["worse", "better", "different", "gone", "new", "unclear"]
+    changes = sorted(
+        (change for change in comparison.changes if change.verdict in order),
+        key=lambda change: order.index(change.verdict),
+    )
+    quiet = len(comparison.changes) - len(changes)
+    said = [
+        f"Compared with {comparison.against} of {comparison.started_at}",
+        f"{quiet} of {len(comparison.changes)} measurements within the noise",
+        *(f"{note[0].upper()}{note[1:]}" for note in comparison.notes),
+    ]
     columns = ("", "Measurement", "Verdict", "Before", "Now", "Noise", "By")
     rows = tuple(_change_row(change, record) for change in changes)
-    return Table("What has changed", columns, rows, f"{said} {notes}".strip())
+    nothing: tuple[Cell, ...] = ("Nothing", "", "", "", "", "", "")
+    return Table("What has changed", columns, rows or (nothing,), ". ".join(said) + ".")
 
 
 def _change_row(change: Change, record: EvaluationRecord) -> tuple[Cell, ...]:
