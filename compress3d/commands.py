@@ -1,5 +1,5 @@
-"""The commands of this package and their arguments. What they do is in `splats/cli.py`, `splats/train_cli.py`,
-`splats/view_cli.py` and `nerf/cli.py`, imported when one of them runs: help must not wait for torch."""
+"""The commands on splats and their arguments. What they do is in `splats/cli.py`, `splats/train_cli.py` and
+`splats/view_cli.py`, imported when one of them runs: help must not wait for torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compress3d.suffixes import SPLAT_CODECS, splat_codec
 from secateur.cli import Command, CommandGroup, argument_type
 from secateur.quantities import parse_decibels, parse_keep, parse_size
 
-_CAMERAS: dict[str, Any] = {
+CAMERAS: dict[str, Any] = {
     "type": Path,
     "metavar": "FILE.json",
     "help": "views of the scene (width, height, K or Ks, viewmats), instead of views sampled by its shape",
 }
-_UP: dict[str, Any] = {
+UP: dict[str, Any] = {
     "choices": ("x", "-x", "y", "-y", "z", "-z"),
     "default": "-y",
     "help": "axis of the scene that points up in the views that are sampled (--up=z; default: -y)",
@@ -60,7 +60,8 @@ def _parse_degree_or_auto(value: Any) -> int | str:
     return "auto" if value == "auto" else int(value)
 
 
-def _parse_share(value: Any) -> float:
+def parse_share(value: Any) -> float:
+    """A share, above 0 and at most 1."""
     share = parse_keep(value)
     if not isinstance(share, float):
         raise ValueError(f"{str(value)!r} is not a share: write it as 25% or 0.25")
@@ -74,13 +75,15 @@ def parse_pixels(value: Any) -> int:
     return int(value)
 
 
-def _parse_count(value: Any) -> int:
+def parse_count(value: Any) -> int:
+    """A number of views, from 1 up."""
     if not str(value).isdecimal() or int(value) < 1:
         raise ValueError(f"{value!r} is not a number of views: it must be at least 1")
     return int(value)
 
 
-def _parse_whole(value: Any) -> int:
+def parse_whole(value: Any) -> int:
+    """A whole number from 1 up; 10_000 is one."""
     text = str(value).replace("_", "")
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{value!r} is not a whole number from 1 up")
@@ -93,6 +96,14 @@ def parse_kept(value: Any) -> str:
     return str(value)
 
 
+VIEWS: dict[str, Any] = {
+    "type": argument_type(parse_count),
+    "default": 16,
+    "metavar": "K",
+    "help": "views to sample when there are no --cameras (default: 16)",
+}
+
+
 def _parse_axes(value: Any) -> str:
     axes = str(value).upper()
     if len(axes) != 3 or any(len(set(axes) & set(pair)) != 1 for pair in ("RL", "DU", "FB")):
@@ -100,14 +111,8 @@ def _parse_axes(value: Any) -> str:
     return axes
 
 
-def _parse_bits(value: Any) -> str:
-    texts = [str(one) for one in value] if isinstance(value, list) else str(value).split(",")
-    if any(text.strip() not in ("2", "3", "4", "5", "6", "7", "8") for text in texts):
-        raise ValueError(f"{value!r} are not bits of an entry: give 2 to 8, or several separated by commas")
-    return ",".join(text.strip() for text in texts)
-
-
-def _parse_steps(value: Any) -> int:
+def parse_steps(value: Any) -> int:
+    """A number of steps, from 0 to a million."""
     if not str(value).isdecimal() or int(value) > 1_000_000:
         raise ValueError(f"{value!r} is not a number of steps from 0 to 1000000")
     return int(value)
@@ -163,7 +168,7 @@ def _configure_compress(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recover",
-        type=argument_type(_parse_steps),
+        type=argument_type(parse_steps),
         metavar="N",
         help="gradient steps that win back what compression cost (default: 600, about a minute; 0: none)",
     )
@@ -182,14 +187,14 @@ def _configure_compress(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sh-keep",
-        type=argument_type(_parse_share),
+        type=argument_type(parse_share),
         default=1.0,
         metavar="SHARE",
         help="spherical-harmonic coefficients above degree 0 to keep (25%%, 0.25), those that are seen most; the "
         "others become 0, which makes .sog and .spz smaller (default: all)",
     )
-    parser.add_argument("--cameras", **_CAMERAS)
-    parser.add_argument("--up", **_UP)
+    parser.add_argument("--cameras", **CAMERAS)
+    parser.add_argument("--up", **UP)
     parser.add_argument("--seed", **_SEED)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
 
@@ -206,15 +211,15 @@ def _configure_render(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write; several views are numbered"
     )
-    parser.add_argument("--camera", **_CAMERAS)
+    parser.add_argument("--camera", **CAMERAS)
     parser.add_argument(
         "--orbit",
-        type=argument_type(_parse_count),
+        type=argument_type(parse_count),
         metavar="K",
         help="K views around the scene (default: 1, when there is no --camera)",
     )
-    parser.add_argument("--up", **_UP)
-    _add_picture_size(parser)
+    parser.add_argument("--up", **UP)
+    add_picture_size(parser)
 
 
 def _parse_port(value: Any) -> int:
@@ -228,11 +233,11 @@ def _configure_view(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--against", type=Path, metavar="FILE", help="its compressed twin, to look at by toggle or beside it"
     )
-    parser.add_argument("--cameras", **_CAMERAS)
-    parser.add_argument("--up", **_UP)
+    parser.add_argument("--cameras", **CAMERAS)
+    parser.add_argument("--up", **UP)
     parser.add_argument(
         "--max-gaussians",
-        type=argument_type(_parse_whole),
+        type=argument_type(parse_whole),
         default=1_000_000,
         metavar="N",
         help="draw no more than the N most visible ones of a scene (default: 1000000)",
@@ -250,8 +255,8 @@ def _configure_view(parser: ArgumentParser) -> None:
     parser.add_argument("--no-open", action="store_true", help="do not open a browser, only say the address")
 
 
-def _add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
-    """Where photographs may be absent, `absent` says what is taken instead."""
+def add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
+    """Photographs, and which of them. Where photographs may be absent, `absent` says what is taken instead."""
     what = "posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json"
     if absent is None:
         parser.add_argument("capture", type=Path, metavar="CAPTURE", help=what)
@@ -271,24 +276,26 @@ def _add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
     parser.add_argument("--strict", action="store_true", help="refuse a capture with photographs missing")
 
 
-def _add_training(parser: ArgumentParser) -> None:
+def add_training(parser: ArgumentParser) -> None:
+    """What all trainings can be told."""
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to keep what is trained so far in")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
 
 
-def _add_picture_size(parser: ArgumentParser) -> None:
+def add_picture_size(parser: ArgumentParser) -> None:
+    """Of a picture that is drawn."""
     pixels = argument_type(parse_pixels)
     parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
     parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
 
 
 def _configure_train(parser: ArgumentParser) -> None:
-    _add_capture(parser)
+    add_capture(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="file to write; its suffix says the format"
     )
-    count = argument_type(_parse_whole)
+    count = argument_type(parse_whole)
     parser.add_argument(
         "--steps", type=count, default=15_000, metavar="N", help="steps of one photograph each (default: 15000)"
     )
@@ -327,96 +334,17 @@ def _configure_train(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--antialiased", action="store_true", help="train for the mip (antialiased) rasteriser")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
-    _add_training(parser)
+    add_training(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
-
-
-def _configure_nerf_train(parser: ArgumentParser) -> None:
-    _add_capture(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FIELD", help="file to write, .safetensors")
-    count = argument_type(_parse_whole)
-    parser.add_argument(
-        "--steps", type=count, default=10_000, metavar="N", help="steps of about 65000 samples each (default: 10000)"
-    )
-    parser.add_argument("--levels", type=count, default=8, metavar="L", help="levels of the hash grid (default: 8)")
-    parser.add_argument(
-        "--log2-table", type=count, default=17, metavar="N", help="most rows of a level are 2^N, 8 to 22 (default: 17)"
-    )
-    _add_training(parser)
-
-
-def _configure_nerf_compress(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
-    _add_capture(parser, "32 renders of the field itself")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file to write, .safetensors")
-    parser.add_argument(
-        "--keep",
-        type=argument_type(parse_kept),
-        default="25%",
-        metavar="SHARE",
-        help="rows of the tables to keep: a share (25%%, 0.25) or a count (50000, 50k) (default: 25%%)",
-    )
-    parser.add_argument(
-        "--bits",
-        type=argument_type(_parse_bits),
-        default="8",
-        metavar="B",
-        help="of a table entry, 2 to 8; several, separated by commas, one for each level that stays (default: 8)",
-    )
-    parser.add_argument("--levels", type=argument_type(_parse_whole), metavar="L", help="levels to keep (default: all)")
-    parser.add_argument(
-        "--worth",
-        choices=("fisher", "visits"),
-        default="fisher",
-        help="what rows are worth: by the Fisher information, or magnitude times how often they are read",
-    )
-    parser.add_argument(
-        "--recover",
-        type=argument_type(_parse_steps),
-        default=300,
-        metavar="N",
-        help="training steps that win back what compression cost (default: 300; 0: none)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
-
-
-def _configure_nerf_render(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write; several views are numbered"
-    )
-    parser.add_argument("--camera", type=Path, metavar="FILE.json", help="views (width, height, K or Ks, viewmats)")
-    count = argument_type(_parse_count)
-    parser.add_argument("--orbit", type=count, metavar="K", help="K views around (default: 1, without a --camera)")
-    parser.add_argument("--up", **_UP)
-    _add_picture_size(parser)
-
-
-def _configure_nerf_points(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PLY", help="coloured points to write")
-    count = argument_type(_parse_whole)
-    parser.add_argument("--count", type=count, default=50_000, metavar="N", help="the most points (default: 50000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the pixels (default: 0)")
-
-
-def _configure_nerf_evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
-    _add_capture(parser)
 
 
 class SplatEvaluator:
     """Compares splat scenes with the one that they stand for."""
 
     options: Mapping[str, Mapping[str, Any]] = {
-        "--cameras": _CAMERAS,
-        "--views": {
-            "type": argument_type(_parse_count),
-            "default": 16,
-            "metavar": "K",
-            "help": "views to sample when there are no --cameras (default: 16)",
-        },
-        "--up": _UP,
+        "--cameras": CAMERAS,
+        "--views": VIEWS,
+        "--up": UP,
         "--seed": _SEED,
     }
     run = staticmethod(_later("evaluate_files"))
@@ -460,42 +388,6 @@ SPLAT = CommandGroup(
             _configure_train,
             _later("train_capture", "splats.train_cli"),
             _later("show_training", "splats.train_cli"),
-        ),
-    },
-)
-
-NERF = CommandGroup(
-    "train, compress, render and measure neural radiance fields",
-    {
-        "train": Command(
-            "train a field from posed photographs",
-            _configure_nerf_train,
-            _later("train_capture", "nerf.cli"),
-            _later("show_training", "nerf.cli"),
-        ),
-        "compress": Command(
-            "make a field smaller, and measure what it cost",
-            _configure_nerf_compress,
-            _later("compress_file", "nerf.cli"),
-            _later("show_compression", "nerf.cli"),
-        ),
-        "render": Command(
-            "draw pictures of a field",
-            _configure_nerf_render,
-            _later("render_file", "nerf.cli"),
-            _later("show_pictures", "nerf.cli"),
-        ),
-        "points": Command(
-            "write a field's surfaces as points, which start `secateur splat train --start`",
-            _configure_nerf_points,
-            _later("points_file", "nerf.cli"),
-            _later("show_pictures", "nerf.cli"),
-        ),
-        "evaluate": Command(
-            "measure how close a field comes to photographs",
-            _configure_nerf_evaluate,
-            _later("evaluate_file", "nerf.cli"),
-            _later("show_evaluation", "nerf.cli"),
         ),
     },
 )

@@ -1,57 +1,35 @@
-"""What the commands on neural fields do, and how they show it. Their arguments are in `compress3d/commands.py`."""
+"""What the commands on neural fields do, and how they show it. Their arguments are in `commands.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from compress3d.cameras import Cameras
 from compress3d.captures import Split, read_capture
+from compress3d.nerf.commands import SUFFIX
 from compress3d.nerf.compress import CompressRecord, Worth, check_options, compress
-from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.evaluate import FieldEvaluation, quality_to_photographs
 from compress3d.nerf.files import load_field, save_field
 from compress3d.nerf.points import save_points, surface_points
 from compress3d.nerf.render import orbit_of, render, render_each
+from compress3d.nerf.report import write_compression_report, write_photograph_report
+from compress3d.nerf.sizes import bytes_by_part
 from compress3d.nerf.teacher import views_around
 from compress3d.nerf.train import Training, TrainRecord, train
 from compress3d.splats.evaluate import Quality
 from compress3d.splats.views import AXES
 from secateur.console import console, progress_bar, stretch
-from secateur.files import replacing_file
-from secateur.metrics.speed import Speed, measure_speed
+from secateur.files import check_folder, replacing_file
+from secateur.metrics.speed import measure_speed
 from secateur.quantities import format_bytes, format_decibels, parse_keep
-from secateur.report.record import Machine, describe_machine
-
-SUFFIX = ".safetensors"
+from secateur.report.record import describe_machine
 
 _POINT_VIEWS, _POINT_VIEW_SIZE = 32, 200
 
 _PICTURE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
-
-
-@dataclass(frozen=True, slots=True)
-class FieldEvaluation:
-    """A field against photographs.
-
-    Args:
-        name: of the field's file.
-        bytes: of the file.
-        capture: name of the photographs.
-        quality: against those of the test split, or all where there is none.
-        speed: of rendering a view.
-        skipped: photographs that the capture lists but does not have.
-        machine: where it ran.
-    """
-
-    name: str
-    bytes: int
-    capture: str
-    quality: Quality
-    speed: Speed
-    skipped: int
-    machine: Machine
 
 
 def train_capture(
@@ -68,12 +46,7 @@ def train_capture(
     resume: bool,
 ) -> TrainRecord:
     """`secateur nerf train`."""
-    if output.suffix != SUFFIX:
-        raise ValueError(f"{output}: a field is written as {SUFFIX}")
-    if resume and checkpoint is None:
-        raise ValueError("--resume goes on from a checkpoint: say from which with --checkpoint FILE")
-    # Now rather than after an hour of training.
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_writing(output, checkpoint, resume)
     training = Training(levels=levels, log2_table=log2_table, seed=seed)
     with progress_bar() as progress:
         photographs = read_capture(
@@ -89,21 +62,21 @@ def train_capture(
                 report=stretch(progress, 0.01, 1.0),
             )
         except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(_how_to_go_on(str(stop), checkpoint)) from None
+            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
         return replace(record, bytes=save_field(field, output))
 
 
 def show_training(record: TrainRecord) -> None:
     """A table of the field and of how close it comes to the photographs."""
-    table = _table(record.capture)
+    table = table_of(record.capture)
     table.add_row("size", format_bytes(record.bytes))
-    _add_quality(table, record.quality)
+    add_quality(table, record.quality)
     table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
     table.add_row("steps", f"{record.fit.steps:,}")
     table.add_row("rays", f"{record.rays:,}")
     table.add_row("rays/s", f"{record.rays / max(record.seconds['train'], 1e-9):,.0f}")
     table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
-    _add_skipped(table, record.skipped)
+    add_skipped(table, record.skipped)
     console.print(table)
 
 
@@ -153,9 +126,11 @@ def show_pictures(paths: list[str]) -> None:
 
 
 def evaluate_file(
-    file: Path, capture: Path, long_side: int | None, split: Split | None, strict: bool
+    file: Path, capture: Path, long_side: int | None, split: Split | None, strict: bool, report: Path | None = None
 ) -> FieldEvaluation:
     """`secateur nerf evaluate`."""
+    if report is not None:
+        check_folder(report)
     field = load_field(file)
     with progress_bar() as progress:
         photographs = read_capture(
@@ -165,18 +140,22 @@ def evaluate_file(
         quality = quality_to_photographs(field, photographs, views, stretch(progress, 0.1, 0.9))
         progress(0.9, "timing")
         speed = measure_speed(lambda _: render(field, photographs.cameras, views[0]), frames=1, repeats=3)
-    return FieldEvaluation(
-        file.name, file.stat().st_size, photographs.name, quality, speed, photographs.skipped, describe_machine()
-    )
+        record = FieldEvaluation(
+            file.name, file.stat().st_size, photographs.name, quality, speed, photographs.skipped, describe_machine()
+        )
+        if report is not None:
+            progress(1.0, "drawing the report")
+            write_photograph_report(record, bytes_by_part(file), field, photographs, views, report)
+    return record
 
 
 def show_evaluation(record: FieldEvaluation) -> None:
     """A table of how close the field comes to the photographs."""
-    table = _table(record.name)
+    table = table_of(record.name)
     table.add_row("size", format_bytes(record.bytes))
-    _add_quality(table, record.quality)
+    add_quality(table, record.quality)
     table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
-    _add_skipped(table, record.skipped)
+    add_skipped(table, record.skipped)
     console.print(table)
 
 
@@ -193,10 +172,14 @@ def compress_file(
     split: Split | None,
     strict: bool,
     seed: int,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    report: Path | None = None,
 ) -> CompressRecord:
     """`secateur nerf compress`."""
-    if output.suffix != SUFFIX:
-        raise ValueError(f"{output}: a field is written as {SUFFIX}")
+    check_writing(output, checkpoint, resume)
+    if report is not None:
+        check_folder(report)
     field, before = load_field(file), file.stat().st_size
     each = [int(one) for one in bits.split(",")]
     wanted = each[0] if len(each) == 1 else each
@@ -208,18 +191,28 @@ def compress_file(
             photographs = read_capture(
                 capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.02)
             )
-        small, rounding, record = compress(
-            field,
-            photographs,
-            keep=parse_keep(keep),
-            levels=levels,
-            bits=wanted,
-            worth=worth,
-            steps=recover,
-            seed=seed,
-            report=stretch(progress, 0.02, 1.0),
-        )
-        return replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
+        try:
+            small, rounding, record = compress(
+                field,
+                photographs,
+                keep=parse_keep(keep),
+                levels=levels,
+                bits=wanted,
+                worth=worth,
+                steps=recover,
+                seed=seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                report=stretch(progress, 0.02, 1.0),
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
+        record = replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
+        if report is not None:
+            progress(1.0, "drawing the report")
+            sizes = bytes_by_part(output)
+            write_compression_report(record, file.name, sizes, field, small, photographs, report)
+        return record
 
 
 def show_compression(record: CompressRecord) -> None:
@@ -240,13 +233,15 @@ def show_compression(record: CompressRecord) -> None:
     console.print(table)
 
 
-def _table(title: str) -> Table:
+def table_of(title: str) -> Table:
+    """Of names and values."""
     table = Table("", "", title=title, title_justify="left", title_style="bold", show_header=False)
     table.columns[1].justify = "right"
     return table
 
 
-def _add_quality(table: Table, quality: Quality | None) -> None:
+def add_quality(table: Table, quality: Quality | None) -> None:
+    """Rows of how close pictures come to photographs, where that was measured."""
     if quality is None:
         return
     views = f"{len(quality.psnr)} photographs at {quality.width}x{quality.height}"
@@ -254,7 +249,8 @@ def _add_quality(table: Table, quality: Quality | None) -> None:
     table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
 
 
-def _add_skipped(table: Table, skipped: int) -> None:
+def add_skipped(table: Table, skipped: int) -> None:
+    """A row of the photographs that were not there, if some were not."""
     if skipped:
         table.add_row("photographs listed but absent, left out", str(skipped))
 
@@ -267,7 +263,18 @@ def _resized(cameras: Cameras, width: int | None, height: int | None) -> Cameras
     return cameras.resized(width, height or max(1, round(width * ratio)))
 
 
-def _how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
+def how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
+    """What a training that was stopped says last."""
     if checkpoint is None:
         return "nothing written; --checkpoint FILE would have kept what was trained"
     return f"{stopped or 'nothing saved yet'}; the same command with --resume goes on"
+
+
+def check_writing(output: Path, checkpoint: Path | None, resume: bool) -> None:
+    """Raise ValueError unless a field can be written as asked: now rather than after an hour of training."""
+    if output.suffix != SUFFIX:
+        raise ValueError(f"{output}: a field is written as {SUFFIX}")
+    if resume and checkpoint is None:
+        raise ValueError("--resume goes on from a checkpoint: say from which with --checkpoint FILE")
+    check_folder(output.parent)
+    output.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -78,6 +79,8 @@ def compress(
     steps: int = RECOVER,
     training: Training | None = None,
     seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     report: Report = silent,
 ) -> tuple[Field, TableRounding | None, CompressRecord]:
     """A smaller field; `field` stays as it is. Cells that it found empty stay empty.
@@ -92,13 +95,17 @@ def compress(
         steps: of recovery.
         training: of the recovery; see `recover`.
         seed: of what is drawn at random.
+        checkpoint: file that is written as recovery goes, when it is stopped by Ctrl-C or SIGTERM, and at the end.
+        resume: go on from `checkpoint` if there is one, to the same end; what comes before recovery is done again.
         report: told how much is done.
 
     Returns:
         the field; the rounding that its file is to be written with, or None; and the record.
 
     Raises:
-        ValueError: an option is out of range, or there are no training photographs.
+        ValueError: an option is out of range, there are no training photographs, or the checkpoint is that of another
+            run.
+        KeyboardInterrupt: Ctrl-C in recovery, after the step that it struck; says where the checkpoint is.
     """
     check_options(field, keep, levels, bits, worth, steps)
     clock = Steps()
@@ -125,7 +132,16 @@ def compress(
         cut = _quality(small, seen, stretch(report, 0.2, 0.25))
         small.table.data.copy_(exact)
     with clock("recover"):
-        fit = recover(small, seen, steps, rounding=rounding, training=training, report=stretch(report, 0.25, 0.95))
+        fit = recover(
+            small,
+            seen,
+            steps,
+            rounding=rounding,
+            training=training,
+            checkpoint=checkpoint,
+            resume=resume,
+            report=stretch(report, 0.25, 0.95),
+        )
     with clock("judge"):
         after = _quality(small, seen, stretch(report, 0.95, 1.0))
     return (

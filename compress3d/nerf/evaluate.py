@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from compress3d.captures import Capture
@@ -11,6 +12,31 @@ from compress3d.nerf.render import render
 from compress3d.photographs import Pair, paired, quality_of_pairs
 from compress3d.splats.evaluate import Quality
 from secateur.console import Report, silent
+from secateur.metrics.speed import Speed
+from secateur.report.record import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class FieldEvaluation:
+    """A field against photographs.
+
+    Args:
+        name: of the field's file.
+        bytes: of the file.
+        capture: name of the photographs.
+        quality: against those of the test split, or all where there is none.
+        speed: of rendering a view.
+        skipped: photographs that the capture lists but does not have.
+        machine: where it ran.
+    """
+
+    name: str
+    bytes: int
+    capture: str
+    quality: Quality
+    speed: Speed
+    skipped: int
+    machine: Machine
 
 
 def beside_photograph(field: Field, capture: Capture, index: int) -> Pair:

@@ -16,10 +16,11 @@ from compress3d.nerf.occupancy import RESOLUTIONS, Occupancy, pack_bits, unpack_
 from compress3d.nerf.packing import pack, unpack
 from compress3d.nerf.rays import Box
 from compress3d.nerf.rounding import TableRounding
+from compress3d.nerf.sizes import FORMAT_NAME
 from compress3d.nerf.units import slots_of
 from secateur.tensor_files import TensorFormat
 
-FORMAT = TensorFormat("secateur neural field", 1)
+FORMAT = TensorFormat(FORMAT_NAME, 1)
 
 _MOST_LEVELS, _MOST_LAYERS, _MOST_NEURONS = 32, 9, 1024
 

@@ -6,7 +6,8 @@ here the bound is a set that the alternating direction method of multipliers pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,8 @@ def train_hollow(
     steps: int,
     training: Training | None = None,
     hollowing: Hollowing | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     report: Report = silent,
 ) -> tuple[Field, HollowRecord]:
     """Train a field, and where it is hollow, on the training photographs of a capture.
@@ -92,24 +95,37 @@ def train_hollow(
         steps: of both parts together.
         training: how; `Training()` when None.
         hollowing: how it becomes hollow; `Hollowing()` when None.
+        checkpoint: file that is written as training goes, when it is stopped by Ctrl-C or SIGTERM, and at the end of
+            the bound part; the part after it has one beside it, NAME-plain.
+        resume: go on from them if they are there, to the same end.
         report: told how much is done.
 
     Returns:
         a plain field, whose file holds a bit a cell for all this; and the record.
 
     Raises:
-        ValueError: there are no training photographs, or too few steps.
+        ValueError: there are no training photographs, too few steps, or a checkpoint is that of another run.
+        KeyboardInterrupt: Ctrl-C, after the step that it struck; says where the checkpoint is.
     """
     training, hollowing = training or Training(), hollowing or Hollowing()
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     finish = round(hollowing.finish * steps)
     module = HollowTraining(capture, training, steps - finish, hollowing)
-    bound = fit_field(module, steps - finish, None, False, stretch(report, 0.0, 1 - hollowing.finish))
+    bound = fit_field(module, steps - finish, checkpoint, resume, stretch(report, 0.0, 1 - hollowing.finish))
     salient = module.split.z > 0
     field = hollowed(module.hollow, salient)
     onward = replace(training, rate=training.rate * training.final_rate * 10, final_rate=0.1)
-    plain = recover(field, capture, finish, training=onward, report=stretch(report, 1 - hollowing.finish, 1.0))
+    beside = None if checkpoint is None else checkpoint.with_stem(f"{checkpoint.stem}-plain")
+    plain = recover(
+        field,
+        capture,
+        finish,
+        training=onward,
+        checkpoint=beside,
+        resume=resume,
+        report=stretch(report, 1 - hollowing.finish, 1.0),
+    )
     mean, share = float(module.split.z.mean()), float(salient.float().mean())
     return field, HollowRecord(mean, share, tuple(module.residuals), bound, plain)
 
@@ -135,6 +151,21 @@ class HollowTraining(FieldTraining):
         self.split = Split(vertices, ball, hollowing.rho / len(vertices), balance=None)
         self.residuals: list[Residuals] = []
         self._first = round(hollowing.start * steps)
+
+    def identity(self) -> dict[str, object]:
+        """How the field becomes hollow."""
+        return {f"hollow_{name}": value for name, value in asdict(self.hollowing).items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        residuals = [astuple(one) for one in self.residuals]
+        checkpoint["hollow_training"] = {"z": self.split.z, "u": self.split.u, "residuals": residuals}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["hollow_training"]
+        self.split.z, self.split.u = state["z"].clone(), state["u"].clone()
+        self.residuals = [Residuals(*one) for one in state["residuals"]]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer: Any = super().configure_optimizers()

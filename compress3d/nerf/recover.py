@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ def recover(
     *,
     rounding: TableRounding | None = None,
     training: Training | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     report: Report = silent,
 ) -> FitRecord:
     """Train a field further, in place; it ends as its file will hold it.
@@ -36,16 +40,19 @@ def recover(
         rounding: of the table; gradients are taken where it is rounded, and pass straight through (Bengio et al.,
             arXiv 1308.3432).
         training: samples, rates, loss and seed of the steps; None: those of `Training`, with a rate of 0.002.
+        checkpoint: file that is written as training goes, when it is stopped by Ctrl-C or SIGTERM, and at the end.
+        resume: go on from `checkpoint` if there is one, to the same end.
         report: told how much is done.
 
     Raises:
-        ValueError: `steps` is negative, or there are no training photographs.
+        ValueError: `steps` is negative, there are no training photographs, or the checkpoint is that of another run.
+        KeyboardInterrupt: Ctrl-C, after the step that it struck; says where the checkpoint is.
     """
     if not len(capture.train):
         raise ValueError(f"{capture.name}: no photographs to train on")
     settings = Training(rate=RATE, final_rate=0.1) if training is None else training
     module = FieldRecovery(capture, settings, max(steps, 1), field, rounding)
-    record = fit_field(module, steps, None, False, report)
+    record = fit_field(module, steps, checkpoint, resume, report)
     if rounding is not None:
         with torch.no_grad():
             field.table.copy_(rounding(field.table))
@@ -68,6 +75,14 @@ class FieldRecovery(FieldTraining):
     ) -> None:
         super().__init__(capture, training, steps, field)
         self.rounding = rounding
+        digest = sha256()
+        for tensor in field.tensors().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        self._start = digest.hexdigest()
+
+    def identity(self) -> dict[str, object]:
+        """The field that it goes on from, and the bits of its entries."""
+        return {"start": self._start, "bits": None if self.rounding is None else list(self.rounding.bits)}
 
     def training_step(self, batch: Int64[Tensor, ""], index: int) -> Tensor:
         if self.rounding is None:

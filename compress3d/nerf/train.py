@@ -238,6 +238,7 @@ def fit_field(
         resume=resume,
         identity={
             **plain_settings(module.settings),
+            **module.identity(),
             "capture": capture.name,
             "size": [capture.cameras.width, capture.cameras.height],
             "names": sha256("\n".join(capture.names[index] for index in module.seen).encode()).hexdigest(),
@@ -293,6 +294,10 @@ class FieldTraining(lightning.LightningModule):
             occupancy=possible_cells(self.capture.subset(self.seen), box, training.occupancy),
             seed=training.seed,
         )
+
+    def identity(self) -> dict[str, object]:
+        """Plain values beside the settings that a checkpoint must agree with to be resumed."""
+        return {}
 
     @property
     def standing(self) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from compress3d.commands import NERF
-from compress3d.nerf import cli
+from compress3d.nerf import cli, hollow_cli
+from compress3d.nerf import compress as compress_module
+from compress3d.nerf import report as report_module
+from compress3d.nerf.commands import NERF
 from compress3d.nerf.files import load_field, save_field
+from compress3d.nerf.hollow_training import Hollowing
 from secateur.cli import main
 from secateur.report.record import to_json
 from tests.compress3d.nerf.fields import QUICK, some_field
@@ -59,6 +63,11 @@ def test_a_capture_becomes_a_field_that_is_drawn_and_measured(
         (["points", "{field}", "-o", "points.txt"], "points are written as .ply"),
         (["points", "nowhere.safetensors", "-o", "points.ply"], "nowhere.safetensors: no such file"),
         (["compress", "{field}", "-o", "small.ply"], "written as .safetensors"),
+        (["compress", "{field}", "-o", "a.safetensors", "--resume"], "say from which with --checkpoint"),
+        (["compress", "{field}", "-o", "a.safetensors", "--report", "{field}"], "cannot be a folder"),
+        (["evaluate", "{field}", "{capture}", "--report", "{field}"], "cannot be a folder"),
+        (["hollow", "{capture}", "-o", "field.ply"], "written as .safetensors"),
+        (["hollow", "{capture}", "-o", "a.safetensors", "--share", "0%"], "not a share to keep"),
         (["compress", "nowhere.safetensors", "-o", "a.safetensors"], "nowhere.safetensors: no such file"),
         (["compress", "{field}", "nowhere", "-o", "a.safetensors"], "nowhere: no such capture"),
         (["compress", "{field}", "-o", "a.safetensors", "--keep", "0%"], "not a share to keep"),
@@ -94,6 +103,55 @@ def test_a_field_is_compressed_from_the_command_line(tmp_path: Path, capsys: pyt
     record = json.loads(capsys.readouterr().out)
     assert record["bytes"] == small.stat().st_size < size / 3
     assert record["rows"][1] == record["rows"][0] // 2 == len(load_field(small).table)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("by", ["photographs", "own renders"])
+def test_a_compression_is_reported_on_a_page(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compress_module, "_TEACHER_VIEWS", 8)
+    monkeypatch.setattr(compress_module, "_TEACHER_SIZE", 16)
+    monkeypatch.setattr(report_module, "_OWN_SIZE", 24)
+    monkeypatch.setattr(cli, "compress", partial(compress_module.compress, training=QUICK))
+    field, small, report = tmp_path / "f.safetensors", tmp_path / "small.safetensors", tmp_path / "report"
+    save_field(some_field(), field)
+    capture = [str(write_capture(tmp_path / "blobs"))] if by == "photographs" else []
+    arguments = ["nerf", "compress", str(field), *capture, "-o", str(small), "--worth", "visits", "--recover", "2"]
+    assert main([*arguments, "--report", str(report)]) == 0
+    page, record = (report / "index.html").read_text(), json.loads((report / "results.json").read_text())
+    assert record["bytes"] == small.stat().st_size
+    for said in ("Bytes by part of the file", "Rows by level", "Quality by step", f"{small.stat().st_size:,}"):
+        assert said in page
+    assert page.count('data-view="') == (2 if by == "photographs" else 6)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_field_is_reported_beside_photographs(tmp_path: Path) -> None:
+    capture, field, report = write_capture(tmp_path / "blobs"), tmp_path / "f.safetensors", tmp_path / "report"
+    save_field(some_field(), field)
+    assert main(["nerf", "evaluate", str(field), str(capture), "--report", str(report)]) == 0
+    page = (report / "index.html").read_text()
+    assert "beside 2 photographs of blobs" in page and "Photograph" in page
+    assert json.loads((report / "results.json").read_text())["capture"] == "blobs"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_hollow_field_is_trained_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hollow_cli, "Training", lambda **changed: QUICK)
+    monkeypatch.setattr(hollow_cli, "Hollowing", partial(Hollowing, resolution=8))
+    capture, field = write_capture(tmp_path / "blobs"), tmp_path / "field.safetensors"
+    arguments = ["nerf", "hollow", str(capture), "-o", str(field), "--steps", "10", "--share", "50%"]
+    assert main([*arguments, "--checkpoint", str(tmp_path / "run.ckpt"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["hollow"]["mean_saliency"] <= 0.5 * (1 + 1e-5)
+    assert record["options"]["share"] == 0.5 and record["bytes"] == field.stat().st_size
+    assert (tmp_path / "run-plain.ckpt").exists()
+    before = field.read_bytes()
+    assert main([*arguments, "--checkpoint", str(tmp_path / "run.ckpt"), "--resume"]) == 0
+    assert "mean saliency" in capsys.readouterr().out
+    assert field.read_bytes() == before
+    assert load_field(field).occupancy.share == pytest.approx(record["occupied"])
 
 
 def test_a_camera_file_says_where_to_look_from(tmp_path: Path) -> None:

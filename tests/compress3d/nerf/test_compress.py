@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -165,3 +166,26 @@ def test_a_teacher_shows_what_the_field_shows() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compress(some_field(), photographed(4), **options)  # type: ignore[arg-type]
+
+
+def test_a_compression_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    capture, field, checkpoint = photographed(8), some_field(), tmp_path / "run.ckpt"
+    small = partial(compress, field, capture, keep=0.5, bits=6, worth="visits", steps=8, training=QUICK)
+    whole, rounding, _ = small()
+
+    def stop(done: float, doing: str) -> None:
+        if "step 4" in doing and not stopped:
+            stopped.append(doing)
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped: list[str] = []
+    with pytest.raises(KeyboardInterrupt, match="saved in"):
+        small(checkpoint=checkpoint, report=stop)
+    resumed, again, record = small(checkpoint=checkpoint, resume=True)
+    assert stopped and record.fit.steps == 8
+    assert_same(dict(whole.state_dict()), dict(resumed.state_dict()))
+    assert rounding is not None and again is not None
+    assert_same([rounding.lows, rounding.steps], [again.lows, again.steps])
+    for changed, what in (({"bits": 4}, "bits"), ({"keep": 0.6}, "start")):
+        with pytest.raises(ValueError, match=f"another run: {what}"):
+            small(**changed, checkpoint=checkpoint, resume=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from compress3d.nerf.march import march
 from compress3d.nerf.rays import rays_of
 from compress3d.nerf.render import render
 from compress3d.nerf.train import fit_field
-from secateur.console import silent
+from secateur.console import Report, silent
 from tests.compress3d.nerf.fields import QUICK, some_field
 from tests.compress3d.splats.photographed import around, photographed
 from tests.contracts import assert_same
@@ -124,6 +127,39 @@ def test_a_hollow_field_is_trained_and_plain_in_the_end() -> None:
     assert record.plain.steps == 6
     again, _ = train_hollow(capture, steps=20, training=training, hollowing=hollowing)
     assert_same(dict(field.state_dict()), dict(again.state_dict()))
+
+
+def test_a_hollow_training_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    capture, training, hollowing = photographed(8), replace(QUICK, samples=512), Hollowing(share=0.5, resolution=8)
+    run = partial(train_hollow, capture, steps=20, training=training, hollowing=hollowing)
+    whole, record = run()
+
+    def stopper(after: str) -> Report:
+        def stop(done: float, doing: str) -> None:
+            if after in doing and after not in stopped:
+                stopped.append(after)
+                signal.raise_signal(signal.SIGTERM)
+
+        return stop
+
+    stopped: list[str] = []
+    # In the bound part of 14 steps, and in the plain part of 6.
+    for after in ("step 9 of 14", "step 3 of 6"):
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint=tmp_path / "run.ckpt", resume=True, report=stopper(after))
+    field, again = run(checkpoint=tmp_path / "run.ckpt", resume=True)
+    assert len(stopped) == 2
+    assert_same(dict(field.state_dict()), dict(whole.state_dict()))
+    assert again.residuals == record.residuals and again.bound.losses == record.bound.losses
+    with pytest.raises(ValueError, match="another run: hollow_share"):
+        train_hollow(
+            capture,
+            steps=20,
+            training=training,
+            hollowing=replace(hollowing, share=0.4),
+            checkpoint=tmp_path / "run.ckpt",
+            resume=True,
+        )
 
 
 @pytest.mark.parametrize("options", [{"share": 0.0}, {"rho": 0.0}, {"every": 0}, {"start": 1.0}, {"finish": -0.1}])

@@ -1,0 +1,123 @@
+"""`secateur nerf hollow`: a field that learns where it is hollow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress3d.captures import Split, read_capture
+from compress3d.nerf.cli import add_quality, add_skipped, check_writing, how_to_go_on, table_of
+from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.files import save_field
+from compress3d.nerf.hollow_training import Hollowing, HollowRecord, train_hollow
+from compress3d.nerf.render import render
+from compress3d.nerf.train import PACKAGES, Training
+from compress3d.splats.evaluate import Quality
+from compress3d.training import plain_settings
+from secateur.console import console, progress_bar, stretch
+from secateur.metrics.speed import Speed, measure_speed
+from secateur.quantities import format_bytes
+from secateur.report.record import Machine, Steps, describe_machine, package_versions
+
+
+@dataclass(frozen=True, slots=True)
+class HollowedField:
+    """A field that was trained hollow.
+
+    Args:
+        capture: name of the photographs.
+        bytes: of its file.
+        occupied: share of the cells that rays look into.
+        hollow: what its training did.
+        quality: against the photographs of the test split; None without any.
+        speed: of rendering a view.
+        skipped: photographs that the capture lists but does not have.
+        seconds: time by step.
+        machine: where it ran.
+        versions: of the packages that matter.
+        options: the settings.
+    """
+
+    capture: str
+    bytes: int
+    occupied: float
+    hollow: HollowRecord
+    quality: Quality | None
+    speed: Speed
+    skipped: int
+    seconds: dict[str, float]
+    machine: Machine
+    versions: dict[str, str]
+    options: dict[str, object]
+
+
+def hollow_capture(
+    capture: Path,
+    output: Path,
+    steps: int,
+    levels: int,
+    log2_table: int,
+    share: float,
+    long_side: int | None,
+    split: Split | None,
+    strict: bool,
+    seed: int,
+    checkpoint: Path | None,
+    resume: bool,
+) -> HollowedField:
+    """`secateur nerf hollow`."""
+    check_writing(output, checkpoint, resume)
+    training, hollowing = Training(levels=levels, log2_table=log2_table, seed=seed), Hollowing(share=share)
+    clock = Steps()
+    with progress_bar() as progress:
+        photographs = read_capture(
+            capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
+        )
+        try:
+            with clock("train"):
+                field, record = train_hollow(
+                    photographs,
+                    steps=steps,
+                    training=training,
+                    hollowing=hollowing,
+                    checkpoint=checkpoint,
+                    resume=resume,
+                    report=stretch(progress, 0.01, 0.98),
+                )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
+        written = save_field(field, output)
+        views = photographs.test.tolist()
+        with clock("judge"):
+            judge = stretch(progress, 0.98, 1.0)
+            quality = quality_to_photographs(field, photographs, views, judge) if views else None
+            view = int((photographs.test if views else photographs.train)[0])
+            speed = measure_speed(lambda _: render(field, photographs.cameras, view), frames=1, repeats=3)
+    return HollowedField(
+        capture=photographs.name,
+        bytes=written,
+        occupied=field.occupancy.share,
+        hollow=record,
+        quality=quality,
+        speed=speed,
+        skipped=photographs.skipped,
+        seconds=clock.seconds,
+        machine=describe_machine(),
+        versions=package_versions(*PACKAGES),
+        options={"steps": steps, **plain_settings(training), **plain_settings(hollowing)},
+    )
+
+
+def show_hollow(record: HollowedField) -> None:
+    """A table of the field, of what is hollow, and of how close it comes to the photographs."""
+    table = table_of(record.capture)
+    table.add_row("size", format_bytes(record.bytes))
+    add_quality(table, record.quality)
+    table.add_row("mean saliency", f"{record.hollow.mean_saliency:.4f}")
+    table.add_row("vertices that are salient", f"{record.hollow.salient:.2%}")
+    table.add_row("cells that rays look into", f"{record.occupied:.2%}")
+    table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
+    table.add_row("steps", f"{record.hollow.bound.steps + record.hollow.plain.steps:,}")
+    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
+    add_skipped(table, record.skipped)
+    console.print(table)
