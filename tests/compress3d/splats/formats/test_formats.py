@@ -13,7 +13,7 @@ from compress3d.splats.formats.quantization import LARGEST_LOGIT, opacities_from
 from compress3d.splats.formats.sanitize import require_valid
 from compress3d.suffixes import splat_codec
 
-WRITABLE = ["a.ply", "a.compressed.ply", "a.splat", "a.spz", "a.sog", "meta.json", "folder", "a.glb"]
+WRITABLE = ["a.ply", "a.compressed.ply", "a.splat", "a.spz", "a.sog", "meta.json", "folder", "a.glb", "a.html"]
 
 
 def centers(scene):
@@ -27,7 +27,7 @@ def test_every_format_is_picked_by_name_and_read_back(tmp_path, make_scene, name
     torch.testing.assert_close(centers(read_scene(tmp_path / name)), centers(scene), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["A.PLY", "b.Compressed.Ply", "c.SPLAT", "d.SPZ", "e.SOG", "f.GLB"])
+@pytest.mark.parametrize("name", ["A.PLY", "b.Compressed.Ply", "c.SPLAT", "d.SPZ", "e.SOG", "f.GLB", "g.HTML"])
 def test_case_of_the_suffix_does_not_matter(tmp_path, make_scene, name):
     write_scene(make_scene(5), tmp_path / name)
     assert len(read_scene(tmp_path / name)) == 5
@@ -44,7 +44,7 @@ def test_a_compressed_ply_is_told_from_a_plain_one_by_content(tmp_path, make_sce
     assert torch.equal(read_scene(tmp_path / "d.compressed.ply").means, scene.means)
 
 
-@pytest.mark.parametrize("name", ["a.ply", "a.spz", "a.sog", "a.glb"])
+@pytest.mark.parametrize("name", ["a.ply", "a.spz", "a.sog", "a.glb", "a.html"])
 def test_content_decides_over_a_name_that_says_nothing(tmp_path, make_scene, name):
     write_scene(make_scene(7), tmp_path / name)
     shutil.move(tmp_path / name, tmp_path / "download.bin")
