@@ -72,7 +72,7 @@ def run_commands(code: str) -> None:
         assert not words or main(words[1:]) == 0, line
 
 
-def run_block(block: Block, space: dict[str, Any], page: Path, folder: Path) -> None:
+def run_block(block: Block, space: dict[str, Any], page: Path, folder: Path, patched: pytest.MonkeyPatch) -> None:
     if block.language == "bash":
         run_commands(block.code)
     elif block.title is not None:
@@ -80,7 +80,9 @@ def run_block(block: Block, space: dict[str, Any], page: Path, folder: Path) -> 
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(block.code)
         if block.language == "python":
-            run_tests(load(file, block.title.removesuffix(".py").replace("/", ".")), folder)
+            name = block.title.removesuffix(".py").replace("/", ".")
+            patched.setitem(sys.modules, name, ModuleType(name))  # and taken away again when the page is done
+            run_tests(load(file, name), folder)
     elif block.language == "python":
         exec(compile(block.code, str(page), "exec"), space)
 
@@ -105,9 +107,9 @@ def test_code_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra: demo)")
     monkeypatch.chdir(tmp_path)
     space: dict[str, Any] = {"__name__": "page"}
-    with patch.dict(sys.modules), patch.dict(compress3d.suffixes.SPLAT_CODECS), torch.random.fork_rng():
+    with patch.dict(compress3d.suffixes.SPLAT_CODECS), torch.random.fork_rng():
         for block in blocks(page.read_text()):
-            run_block(block, space, page, tmp_path)
+            run_block(block, space, page, tmp_path, monkeypatch)
 
 
 def test_pages_of_python_are_found() -> None:

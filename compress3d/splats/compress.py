@@ -27,6 +27,7 @@ from compress3d.splats.views import UP, Vector, sample_views, split_views
 from secateur.console import Report, silent, stretch
 from secateur.files import replacing_file
 from secateur.metrics.speed import Speed
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, describe_machine, package_versions, to_json
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class Compression:
     machine: Machine
     versions: dict[str, str]
     options: dict[str, object]
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.splats.tables import compressions_table  # which names this class
+
+        return table_html(compressions_table([self]))
 
 
 def compress(
