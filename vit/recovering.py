@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,15 @@ from vit.train import recover as train
 
 
 class HeadLosses(lightning.Callback):
-    """The losses of a token pruner's own heads, on the labels of the batch that is trained on."""
+    """The losses of a token pruner, on the labels of the batch that is trained on: of its heads, and its own.
 
-    def __init__(self, reduced: ReducedModel, task: Classification) -> None:
-        self.reduced, self.task = reduced, task
+    Args:
+        reduced: the model whose tokens go.
+        loss: (what a head predicts, the batch's labels) -> the head's loss.
+    """
+
+    def __init__(self, reduced: ReducedModel, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.reduced, self.loss = reduced, loss
         self._labels: Tensor | None = None
 
     def on_train_batch_start(
@@ -41,7 +46,7 @@ class HeadLosses(lightning.Callback):
         """Their sum in the last forward."""
         labels = self._labels
         assert labels is not None
-        return self.reduced.reduction.auxiliary_loss(lambda prediction: self.task.loss(prediction, labels))
+        return self.reduced.reduction.auxiliary_loss(lambda prediction: self.loss(prediction, labels))
 
 
 def recover(
@@ -75,7 +80,7 @@ def recover(
     reduced = None if pruned.tokens is None else pruned.tokens.on(network)
     heads = None
     if reduced is not None and isinstance(pruned.tokens and pruned.tokens.pruner, nn.Module):
-        heads = HeadLosses(reduced, task)
+        heads = HeadLosses(reduced, task.loss)
         callbacks.append(heads)
     trained = network if reduced is None else reduced
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,7 +78,7 @@ def test_all_token_methods_have_one_schedule(bench: Load, settings: Any, name: s
 def test_heads_of_dense_tasks_learn_the_classes_of_patches(bench: Load, settings: Any) -> None:
     of, tokens = bench("vision.subjects").subject("segmentation", settings), bench("vision.tokens")
     reduced = tokens.built(of, "Cropr", 1.5, True, 0)
-    losses = tokens.HeadLosses(reduced, of)
+    losses = tokens.HeadLosses(reduced, partial(tokens.head_loss, of))
     before = [query.clone() for query in reduced.pruner.parameters()]
     of.trained(reduced, 150, 0, settings, [losses], losses)
     assert any(not torch.equal(now, then) for now, then in zip(reduced.pruner.parameters(), before, strict=True))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 from parts import Job
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,6 +15,7 @@ from secateur.console import Report
 from vision.judging import cost
 from vision.settings import Settings, as_speed
 from vision.subjects import Subject, subject
+from vit.recovering import HeadLosses
 from vit.tasks.canvases import patch_labels
 from vit.tokens import (
     ClsAttention,
@@ -93,26 +93,12 @@ def segmentation_jobs(settings: Settings) -> dict[str, Job]:
     }
 
 
-class HeadLosses(lightning.Callback):
-    """The losses of a token pruner, on the labels of the batch that is trained on: of its heads, and its own."""
-
-    def __init__(self, reduced: ReducedModel, of: Subject) -> None:
-        self.reduced, self.of = reduced, of
-        self._labels: Tensor | None = None
-
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._labels = batch["labels"]
-
-    def __call__(self) -> Tensor:
-        """Their sum in the last forward."""
-        labels = self._labels
-        assert labels is not None
-        if labels.dim() > 1:
-            patch: Any = self.of.network.config.patch_size  # type: ignore[union-attr]
-            labels = patch_labels(labels, patch).flatten()
-        return self.reduced.reduction.auxiliary_loss(lambda found: cross_entropy(found.flatten(0, -2), labels))
+def head_loss(of: Subject, found: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of what a head makes of each image, or of each patch."""
+    if labels.dim() > 1:
+        patch: Any = of.network.config.patch_size  # type: ignore[union-attr]
+        labels = patch_labels(labels, patch).flatten()
+    return cross_entropy(found.flatten(0, -2), labels)
 
 
 def plan(of: Subject, speed: float, fusion: bool) -> tuple[Counts, tuple[int, ...]]:
@@ -191,7 +177,7 @@ def _seeds(settings: Settings, steps: int) -> tuple[int, ...]:
 
 
 def _trained(of: Subject, reduced: ReducedModel, steps: int, seed: int, settings: Settings) -> ReducedModel:
-    heads = HeadLosses(reduced, of)
+    heads = HeadLosses(reduced, partial(head_loss, of))
     learns = isinstance(reduced.pruner, Cropr | DynamicViT)
     trained: Any = of.trained(reduced, steps, seed, settings, [heads] if learns else [], heads if learns else None)
     return trained
