@@ -189,9 +189,7 @@ def _drawing(drawing: Drawing, attributes: str, encoding: Encoding) -> str:
 def _details(page: Page, encoding: Encoding) -> str:
     details: Mapping[str, str] = page.details
     if encoding != ENCODINGS[0]:
-        lowered = (
-            f"WebP of quality {encoding.quality}, {encoding.share:.0%} of their width, so that the page stays small"
-        )
+        lowered = f"WebP of quality {encoding.quality} at {encoding.share:.0%} of their width, to keep the page small"
         details = {**details, "Pictures": lowered}
     command = ""
     if page.command:

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -163,3 +164,48 @@ def test_pictures_are_clamped_and_rounded() -> None:
 def test_errors_are_mean_absolute_levels() -> None:
     one, other = np.array([[[10, 20, 30]]], np.uint8), np.array([[[13, 20, 24]]], np.uint8)
     assert errors_between(one, other).tolist() == [[3.0]]
+
+
+def noisy(seed: int, size: int = 120) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+
+
+def test_a_page_that_would_be_too_large_stores_its_pictures_smaller_and_says_so() -> None:
+    views = tuple(View(f"View {index}", noisy(index)) for index in range(2))
+    errors = tuple(np.zeros((120, 120), np.float32) for _ in views)
+    result = Result("r", images=tuple(noisy(index + 2) for index in range(2)), errors=errors, captions=("", ""))
+    large = Page("a", "b", "Original", views, (result,))
+    whole = render_page(large)
+    small = render_page(large, largest=len(whole) - 20_000)
+    assert len(small) <= len(whole) - 20_000
+    assert "to keep the page small" in small and "to keep the page small" not in whole
+    images = json.loads(Tags(small).scripts[0])["results"][0]["images"]
+    assert Pictures.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))).size[0] <= 120
+
+
+def test_a_page_that_cannot_be_made_small_enough_is_refused(tmp_path: Path) -> None:
+    table = Table("t", ("a",), tuple((f"row {index}",) for index in range(1000)))
+    large = Page("a", "b", "Original", (), (Result("r", tables=(table,)),))
+    with pytest.raises(ValueError, match=r"0\.1 MB.*limit is 0.01 MB.*shorter tables"):
+        render_page(large, largest=10_000)
+
+
+def test_the_page_describes_itself_in_its_head() -> None:
+    tags = Tags(render_page(page(HOSTILE))).tags
+    described = next(attributes for _, attributes in tags if attributes.get("name") == "description")
+    assert str(described["content"]).startswith(f"{HOSTILE} compressed") and "Size 1 MB" in str(described["content"])
+    icons = [attributes for tag, attributes in tags if tag == "link"]
+    assert [str(icon["href"])[:23] for icon in icons] == ["data:image/webp;base64,"]
+
+
+def test_results_have_names_of_their_own() -> None:
+    with pytest.raises(ValueError, match="names of their own"):
+        Page("a", "b", "Original", (), (Result("r"), Result("r")))
+    with pytest.raises(ValueError, match="shown first"):
+        Page("a", "b", "Original", (), (Result("r"),), chosen=1)
+
+
+def test_the_chosen_result_is_seen_before_any_script_runs() -> None:
+    document = render_page(replace(page(), chosen=1))
+    figures = [attributes for tag, attributes in Tags(document).tags if attributes.get("class") == "figures"]
+    assert ["hidden" in attributes for attributes in figures] == [True, False]
