@@ -21,13 +21,14 @@ def naming_what_was_written(written: Sequence[Path] = ()) -> Iterator[None]:
     except (KeyboardInterrupt, SystemError) as stop:
         if isinstance(stop, KeyboardInterrupt) and stop.args:
             raise
-        if not _is_interrupt(stop):
+        if not is_interrupt(stop):
             raise
         names = ", ".join(str(path) for path in written)
         raise KeyboardInterrupt(*([f"written before: {names}"] if names else [])) from None
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C struck: in Python, or in compiled code, which raises another error because of it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -33,11 +33,8 @@ def evaluate_folders(reference: Path, candidates: list[Path], output: Path, **op
     start = Start.now()
     settings = Settings(**options)
     store = ChunkStore.within(output, settings.workers)
-    with progress_bar() as progress:
-        try:
-            found = compare_folders(reference, candidates, store, settings, progress)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"finished images are in {store.folder}: the same command goes on") from None
+    with progress_bar() as progress, store.kept_when_stopped():
+        found = compare_folders(reference, candidates, store, settings, progress)
         progress(0.95, "drawing the report")
         record = record_of(found, start, settings)
         page = page_of(found, record)

@@ -92,7 +92,7 @@ def test_ctrl_c_says_where_finished_images_are(
     with monkeypatch.context() as patched:
         patched.setattr(evaluating, "look_at_pairs", interrupted)
         assert main(["evaluate", *folders, "-o", str(tmp_path)]) == 130
-    assert f"finished images are in {tmp_path / 'unfinished'}" in capsys.readouterr().err
+    assert f"what is finished is in {tmp_path / 'unfinished'}" in capsys.readouterr().err
     assert len(list((tmp_path / "unfinished").rglob("*.safetensors"))) == 2
     assert main(["evaluate", *folders, "-o", str(tmp_path)]) == 0
     assert not (tmp_path / "unfinished").exists()
