@@ -24,6 +24,7 @@ from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import AXES, orbit
 from compress3d.suffixes import splat_codec
 from secateur.console import console, messages, progress_bar, stretch
+from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.run import Start
 from secateur.files import check_folder, replacing_file
@@ -181,13 +182,16 @@ def evaluate_files(
     """`secateur evaluate` for splat scenes."""
     start = Start.now()
     given = None if cameras is None else Cameras.load(cameras)
-    with progress_bar() as progress:
+    store = ChunkStore.within(output)
+    with progress_bar() as progress, store.kept_when_stopped():
         found, judge, scenes = evaluate(
-            reference, candidates, cameras=given, views=views, up=AXES[up], seed=seed, progress=progress
+            reference, candidates, cameras=given, views=views, up=AXES[up], seed=seed, progress=progress, store=store
         )
         progress(1.0, "drawing the report")
         record = record_of(found, [reference, *candidates], judge.cameras, start, seed=seed)
-        return Evaluated(record, evaluation_page(found, scenes, judge.original, judge.cameras))
+        page = evaluation_page(found, scenes, judge.original, judge.cameras)
+    store.clear()
+    return Evaluated(record, page)
 
 
 def show_info(info: SceneInfo) -> None:

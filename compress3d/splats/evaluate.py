@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -13,14 +15,17 @@ from torch import Tensor
 
 from compress3d.cameras import Cameras
 from compress3d.splats.formats import read_scene
+from compress3d.splats.held_out import Compared, HeldOut, likeness
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sizes import bytes_by_attribute, scene_bytes
 from compress3d.splats.views import UP, Vector, sample_views
 from secateur.console import Report, silent, stretch
+from secateur.evaluation.chunks import ChunkStore, Gathering, Rows
 from secateur.evaluation.naming import distinct_names
-from secateur.metrics.image import psnr, ssim
+from secateur.evaluation.run import hash_path
 from secateur.metrics.speed import Speed, measure_speed
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 
 SELF_REFERENCE = "the original's own renders"
@@ -29,6 +34,9 @@ SELF_REFERENCE = "the original's own renders"
 PACKAGES = ("secateur", "torch", "numpy", "numba", "torchmetrics", "pillow")
 RESOLUTION = 400
 """Width and height in pixels of the views that are sampled when no cameras are given."""
+
+_VIEWS_TOGETHER = 8
+"""Views that are kept together when they are finished."""
 
 _TIMED_FRAMES = 4
 _TIMED_REPEATS = 5
@@ -91,14 +99,13 @@ class Quality:
     ssim: tuple[float, ...]
 
     @classmethod
-    def measure(cls, images: Float[Tensor, "C H W 3"], references: Float[Tensor, "C H W 3"], reference: str) -> Self:
-        """PSNR and SSIM of (C, H, W, 3) images in [0, 1]."""
-        decibels, similarity = psnr(images, references), ssim(images, references)
-        height, width = images.shape[1:3]
+    def of(cls, rows: Rows, cameras: Cameras, reference: str) -> Self:
+        """From rows "psnr" and "ssim", one a view."""
+        decibels, similarity = rows["psnr"], rows["ssim"]
         return cls(
             reference,
-            width,
-            height,
+            cameras.width,
+            cameras.height,
             float(decibels.mean()),
             float(similarity.mean()),
             tuple(decibels.tolist()),
@@ -117,11 +124,12 @@ class Judge:
     def __init__(self, original: SplatScene, cameras: Cameras) -> None:
         self.original = original
         self.cameras = cameras
+        self.held_out = HeldOut(original, cameras)
 
-    @cached_property
-    def references(self) -> Float[Tensor, "C H W 3"]:
-        """Renders of the original."""
-        return render(self.original, self.cameras)
+    @property
+    def references(self) -> Float[Tensor, "C H W 3"] | None:
+        """Renders of the original; None where they are so many that each is made when it is needed."""
+        return self.held_out.held
 
     @cached_property
     def original_speed(self) -> Speed:
@@ -130,11 +138,15 @@ class Judge:
 
     def psnr(self, scene: SplatScene) -> float:
         """Mean PSNR in dB over the views."""
-        return float(psnr(render(scene, self.cameras), self.references).mean())
+        return float(likeness(self.compared(scene).each(), similarity=False)["psnr"].mean())
 
     def quality(self, scene: SplatScene) -> Quality:
         """PSNR and SSIM over the views."""
-        return Quality.measure(render(scene, self.cameras), self.references, SELF_REFERENCE)
+        return Quality.of(likeness(self.compared(scene).each()), self.cameras, SELF_REFERENCE)
+
+    def compared(self, scene: SplatScene) -> Compared:
+        """The scene and the original, view by view."""
+        return Compared(scene, self.held_out)
 
     def speed(self, scene: SplatScene) -> Speed:
         """The time of rendering the first few views."""
@@ -173,6 +185,12 @@ class Evaluation:
     versions: dict[str, str]
     options: dict[str, object]
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.splats.tables import evaluation_table  # which names this class
+
+        return table_html(evaluation_table(self))
+
 
 def evaluate(
     reference: Path,
@@ -183,8 +201,11 @@ def evaluate(
     up: Vector = UP,
     seed: int = 0,
     progress: Report = silent,
+    store: ChunkStore | None = None,
 ) -> tuple[Evaluation, Judge, list[SplatScene]]:
     """Measure scene files against the scene that they stand for.
+
+    Views are rendered, compared and let go, one at a time.
 
     Args:
         reference: file of the original.
@@ -194,6 +215,7 @@ def evaluate(
         up: world direction that is up in them.
         seed: of the sampling.
         progress: told how far it is.
+        store: where finished views are kept, so that a run that was stopped goes on; None: nowhere.
 
     Returns:
         the record, the judge, and the candidates' scenes in order.
@@ -217,10 +239,38 @@ def evaluate(
         for index, (path, scene) in enumerate(zip(candidates, scenes, strict=True)):
             report = stretch(progress, (index + 0.5) / (len(scenes) + 0.5), (index + 1.5) / (len(scenes) + 0.5))
             report(0.0, f"judging {path.name}")
-            measured.append(Candidate(SceneFile.describe(path, scene, judge.speed(scene)), judge.quality(scene)))
+            speed = judge.speed(scene)
+            quality = (
+                judge.quality(scene) if store is None else _gathered(judge, scene, (reference, path), store, report)
+            )
+            measured.append(Candidate(SceneFile.describe(path, scene, speed), quality))
         described = SceneFile.describe(reference, original, judge.original_speed)
     names = distinct_names([one.file.name for one in measured], candidates, {described.name})
     measured = [replace(one, file=replace(one.file, name=name)) for one, name in zip(measured, names, strict=True)]
     versions = package_versions(*PACKAGES)
     record = Evaluation(described, tuple(measured), steps.seconds, describe_machine(), versions, options)
     return record, judge, scenes
+
+
+def _gathered(judge: Judge, scene: SplatScene, files: tuple[Path, Path], store: ChunkStore, report: Report) -> Quality:
+    """The quality of a scene; views that a former run finished are taken from the store.
+
+    Args:
+        judge: of the original.
+        scene: to judge.
+        files: of the original and of the scene.
+        store: of finished views.
+        report: told how far it is.
+    """
+    cameras = judge.cameras
+    poses = hashlib.sha256(cameras.Ks.numpy().tobytes() + cameras.viewmats.numpy().tobytes()).hexdigest()
+    identity = {
+        "scenes": [hash_path(file) for file in files],
+        "cameras": [poses, cameras.width, cameras.height],
+        "device": str(scene.means.device),
+        "secateur": version("secateur"),
+    }
+    gathering = Gathering(
+        files[1].name, identity, judge.compared(scene), likeness, chunk=_VIEWS_TOGETHER, items_are="views"
+    )
+    return Quality.of(store.gather(gathering, report), cameras, SELF_REFERENCE)

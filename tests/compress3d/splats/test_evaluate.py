@@ -1,15 +1,20 @@
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from compress3d.cameras import Cameras
-from compress3d.splats.evaluate import SELF_REFERENCE, Judge, Quality, SceneFile, evaluate
+from compress3d.splats import held_out
+from compress3d.splats.evaluate import SELF_REFERENCE, Judge, SceneFile, evaluate
 from compress3d.splats.formats import write_scene
+from compress3d.splats.rasterize import render
 from compress3d.splats.report import evaluation_page
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.views import sample_views
+from secateur.evaluation.chunks import ChunkStore
+from secateur.metrics.image import psnr, ssim
 from secateur.quantities import format_decibels
 from secateur.report.page import write_report
 from secateur.report.record import to_json
@@ -46,12 +51,45 @@ def test_more_damage_is_lower_quality() -> None:
     assert judge.psnr(badly) == pytest.approx(judge.quality(badly).mean_psnr)
 
 
-def test_means_are_means_over_views() -> None:
-    generator = torch.Generator().manual_seed(3)
-    images, references = torch.rand(2, 3, 16, 16, 3, generator=generator)
-    quality = Quality.measure(images, references, "noise")
-    assert quality.mean_psnr == pytest.approx(sum(quality.psnr) / 3)
-    assert quality.mean_ssim == pytest.approx(sum(quality.ssim) / 3)
+def test_views_are_judged_one_at_a_time_as_they_are_together() -> None:
+    judge, half = Judge(scene(), views()), scene().select(torch.arange(100))
+    quality = judge.quality(half)
+    images, references = (render(one, views()) for one in (half, scene()))
+    assert quality.psnr == tuple(psnr(images, references).tolist())
+    assert quality.ssim == tuple(ssim(images, references).tolist())
+    assert quality.mean_psnr == pytest.approx(sum(quality.psnr) / 4)
+    assert quality.mean_ssim == pytest.approx(sum(quality.ssim) / 4)
+
+
+def test_no_more_renders_are_held_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, half = Judge(scene(), views()), scene().select(torch.arange(100))
+    assert held.references is not None and held.references.shape == (4, 40, 48, 3)
+    monkeypatch.setattr(held_out, "HELD_BYTES", 4 * 40 * 48 * 12 - 1)
+    streamed = Judge(scene(), views())
+    assert streamed.references is None
+    assert streamed.quality(half) == held.quality(half)
+    assert streamed.psnr(half) == held.psnr(half)
+
+
+def test_an_evaluation_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scene(scene(), tmp_path / "whole.ply")
+    write_scene(scene().select(torch.arange(100)), tmp_path / "half.ply")
+    files, store = (tmp_path / "whole.ply", [tmp_path / "half.ply"]), ChunkStore.within(tmp_path)
+    seen, drawn = list[int](), held_out.Compared.__getitem__
+
+    def stopped(self: held_out.Compared, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(index)
+        if seen == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return drawn(self, index)
+
+    monkeypatch.setattr(import_module("compress3d.splats.evaluate"), "_VIEWS_TOGETHER", 2)
+    monkeypatch.setattr(held_out.Compared, "__getitem__", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"what is finished is in .*unfinished"), store.kept_when_stopped():
+        evaluate(*files, cameras=views(), store=store)
+    again = evaluate(*files, cameras=views(), store=store)[0]
+    assert seen == [0, 1, 2, 2, 3]
+    assert again.candidates[0].quality == evaluate(*files, cameras=views())[0].candidates[0].quality
 
 
 def test_files_are_measured_against_the_reference(tmp_path: Path) -> None:
