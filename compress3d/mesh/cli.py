@@ -16,8 +16,9 @@ from compress3d.mesh.importance import SilhouetteCoverage, Silhouettes
 from compress3d.mesh.mesh import Mesh
 from compress3d.mesh.topology import Shape, TopologyRefinement
 from secateur.allocation import Budget
-from secateur.console import console, progress_bar
+from secateur.console import console, progress_bar, result_table
 from secateur.quantities import format_bytes, parse_keep
+from secateur.report.notebook import table_html
 from secateur.report.record import Steps
 
 
@@ -72,6 +73,10 @@ class Pruning:
     held_out: bool
     views: int
     seconds: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return table_html(pruning_table(self))
 
 
 def describe_file(file: Path) -> MeshInfo:
@@ -130,14 +135,19 @@ def _budget(keep: str | None) -> Budget | None:
 
 def show_info(info: MeshInfo) -> None:
     """A table of what is in a mesh."""
-    table = Table("", "", title=info.name, show_header=False)
+    table = result_table(info.name, "", "")
     _add_columns(table, [info])
     console.print(table)
 
 
 def show_pruning(record: Pruning) -> None:
     """A table of before and after."""
-    table = Table("", "original", "pruned", title=record.pruned.name)
+    console.print(pruning_table(record))
+
+
+def pruning_table(record: Pruning) -> Table:
+    """A mesh before and after."""
+    table = result_table(record.pruned.name, "", "original", "pruned")
     _add_columns(table, [record.original, record.pruned])
     views = "held-out views" if record.held_out else "the views scored through"
     table.add_row(f"silhouette IoU, {views}", *(f"{value:.4f}" for value in record.iou))
@@ -145,7 +155,7 @@ def show_pruning(record: Pruning) -> None:
         if count:
             table.add_row(f"faces removed: {reason}", "", f"{count:,}")
     table.add_row("seconds", "", f"{sum(record.seconds.values()):.1f}")
-    console.print(table)
+    return table
 
 
 def _add_columns(table: Table, infos: list[MeshInfo]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
-
 from compress3d.cameras import Cameras
 from compress3d.captures import Split, read_capture
 from compress3d.nerf.commands import SUFFIX
@@ -17,14 +15,14 @@ from compress3d.nerf.points import save_points, surface_points
 from compress3d.nerf.render import orbit_of, render, render_each
 from compress3d.nerf.report import write_compression_report, write_photograph_report
 from compress3d.nerf.sizes import bytes_by_part
+from compress3d.nerf.tables import compression_table, evaluation_table, training_table
 from compress3d.nerf.teacher import views_around
 from compress3d.nerf.train import Training, TrainRecord, train
-from compress3d.splats.evaluate import Quality
 from compress3d.splats.views import AXES
 from secateur.console import console, progress_bar, stretch
 from secateur.files import check_folder, replacing_file
 from secateur.metrics.speed import measure_speed
-from secateur.quantities import format_bytes, format_decibels, parse_keep
+from secateur.quantities import parse_keep
 from secateur.report.record import describe_machine
 
 _POINT_VIEWS, _POINT_VIEW_SIZE = 32, 200
@@ -68,16 +66,7 @@ def train_capture(
 
 def show_training(record: TrainRecord) -> None:
     """A table of the field and of how close it comes to the photographs."""
-    table = table_of(record.capture)
-    table.add_row("size", format_bytes(record.bytes))
-    add_quality(table, record.quality)
-    table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
-    table.add_row("steps", f"{record.fit.steps:,}")
-    table.add_row("rays", f"{record.rays:,}")
-    table.add_row("rays/s", f"{record.rays / max(record.seconds['train'], 1e-9):,.0f}")
-    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
-    add_skipped(table, record.skipped)
-    console.print(table)
+    console.print(training_table(record))
 
 
 def render_file(
@@ -90,6 +79,7 @@ def render_file(
         raise ValueError(f"{output}: not a picture that can be written; known are {', '.join(_PICTURE_FORMATS)}")
     if camera is not None and orbit is not None:
         raise ValueError("a picture is taken with --camera or with --orbit, not with both")
+    check_folder(output.parent)
     field = load_field(file)
     if camera is None:
         width = width or height or 800
@@ -151,12 +141,7 @@ def evaluate_file(
 
 def show_evaluation(record: FieldEvaluation) -> None:
     """A table of how close the field comes to the photographs."""
-    table = table_of(record.name)
-    table.add_row("size", format_bytes(record.bytes))
-    add_quality(table, record.quality)
-    table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
-    add_skipped(table, record.skipped)
-    console.print(table)
+    console.print(evaluation_table(record))
 
 
 def compress_file(
@@ -217,42 +202,7 @@ def compress_file(
 
 def show_compression(record: CompressRecord) -> None:
     """A table of the field before and after."""
-    table = Table("", "before", "cut", "after", title=record.capture, title_justify="left", title_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    ratio = record.bytes_before / record.bytes
-    table.add_row("bytes", format_bytes(record.bytes_before), "", f"{format_bytes(record.bytes)} ({ratio:.1f}x)")
-    table.add_row("rows", f"{record.rows[0]:,}", "", f"{record.rows[1]:,}")
-    table.add_row("levels", str(record.levels[0]), "", str(record.levels[1]))
-    if record.before is not None and record.cut is not None and record.after is not None:
-        three = (record.before, record.cut, record.after)
-        views = f"{len(record.before.psnr)} test views ({record.before.reference})"
-        table.add_row(f"PSNR of {views}", *(format_decibels(one.mean_psnr) for one in three))
-        table.add_row("SSIM", *(f"{one.mean_ssim:.4f}" for one in three))
-    table.add_row("seconds", "", "", f"{sum(record.seconds.values()):.1f}")
-    console.print(table)
-
-
-def table_of(title: str) -> Table:
-    """Of names and values."""
-    table = Table("", "", title=title, title_justify="left", title_style="bold", show_header=False)
-    table.columns[1].justify = "right"
-    return table
-
-
-def add_quality(table: Table, quality: Quality | None) -> None:
-    """Rows of how close pictures come to photographs, where that was measured."""
-    if quality is None:
-        return
-    views = f"{len(quality.psnr)} photographs at {quality.width}x{quality.height}"
-    table.add_row(f"PSNR against {views}", format_decibels(quality.mean_psnr))
-    table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
-
-
-def add_skipped(table: Table, skipped: int) -> None:
-    """A row of the photographs that were not there, if some were not."""
-    if skipped:
-        table.add_row("photographs listed but absent, left out", str(skipped))
+    console.print(compression_table(record))
 
 
 def _resized(cameras: Cameras, width: int | None, height: int | None) -> Cameras:

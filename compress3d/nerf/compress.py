@@ -23,6 +23,7 @@ from compress3d.splats.evaluate import Quality
 from secateur.allocation import Budget, allocate
 from secateur.console import Report, silent, stretch
 from secateur.importance import Fisher
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.training import FitRecord
 from secateur.units import Keep, Scores
@@ -66,6 +67,12 @@ class CompressRecord:
     machine: Machine
     versions: dict[str, str]
     options: dict[str, object]
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.nerf.tables import compression_table  # which names this class
+
+        return table_html(compression_table(self))
 
 
 def compress(

@@ -13,6 +13,7 @@ from compress3d.photographs import Pair, paired, quality_of_pairs
 from compress3d.splats.evaluate import Quality
 from secateur.console import Report, silent
 from secateur.metrics.speed import Speed
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine
 
 
@@ -37,6 +38,12 @@ class FieldEvaluation:
     speed: Speed
     skipped: int
     machine: Machine
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.nerf.tables import evaluation_table  # which names this class
+
+        return table_html(evaluation_table(self))
 
 
 def beside_photograph(field: Field, capture: Capture, index: int) -> Pair:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress3d.captures import Split, read_capture
-from compress3d.nerf.cli import add_quality, add_skipped, check_writing, how_to_go_on, table_of
+from compress3d.nerf.cli import check_writing, how_to_go_on
 from compress3d.nerf.evaluate import quality_to_photographs
 from compress3d.nerf.files import save_field
 from compress3d.nerf.hollow_training import Hollowing, HollowRecord, train_hollow
 from compress3d.nerf.render import render
+from compress3d.nerf.tables import add_quality, add_skipped
 from compress3d.nerf.train import PACKAGES, Training
 from compress3d.splats.evaluate import Quality
 from compress3d.training import plain_settings
-from secateur.console import console, progress_bar, stretch
+from secateur.console import console, progress_bar, result_table, stretch
 from secateur.metrics.speed import Speed, measure_speed
 from secateur.quantities import format_bytes
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
@@ -110,7 +111,7 @@ def hollow_capture(
 
 def show_hollow(record: HollowedField) -> None:
     """A table of the field, of what is hollow, and of how close it comes to the photographs."""
-    table = table_of(record.capture)
+    table = result_table(record.capture, "", "")
     table.add_row("size", format_bytes(record.bytes))
     add_quality(table, record.quality)
     table.add_row("mean saliency", f"{record.hollow.mean_saliency:.4f}")

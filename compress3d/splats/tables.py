@@ -9,6 +9,7 @@ from rich.table import Table
 from compress3d.splats.compress import Compression
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile
 from compress3d.splats.report import budget_name
+from compress3d.splats.train import TrainRecord
 from secateur.console import result_table
 from secateur.quantities import format_bytes, format_decibels
 
@@ -36,6 +37,26 @@ def evaluation_table(record: Evaluation) -> Table:
     table = result_table(record.reference.name, "", "reference", *(one.file.name for one in record.candidates))
     _add_files(table, record.reference, [one.file for one in record.candidates])
     _add_qualities(table, [one.quality for one in record.candidates])
+    return table
+
+
+def training_table(record: TrainRecord) -> Table:
+    """A table of the scene and of how close it comes to the photographs."""
+    file, quality = record.scene, record.quality
+    table = result_table(file.name, "", "")
+    table.add_row("Gaussians", f"{file.gaussians:,}")
+    table.add_row("spherical-harmonic degree", str(file.sh_degree))
+    table.add_row("size", format_bytes(file.bytes))
+    if quality is not None:
+        views = f"{len(quality.psnr)} test photographs at {quality.width}x{quality.height}"
+        table.add_row(f"PSNR against {views}", format_decibels(quality.mean_psnr))
+        table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
+    if file.speed:
+        table.add_row("frames/s", f"{file.speed.frames_per_second:.1f}")
+    table.add_row("steps", f"{record.fit.steps:,}")
+    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
+    if record.skipped:
+        table.add_row("photographs listed but absent, left out", str(record.skipped))
     return table
 
 

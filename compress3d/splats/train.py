@@ -29,6 +29,7 @@ from compress3d.splats.scene import SH_COEFFICIENTS, SplatScene
 from compress3d.training import plain_settings, spared
 from secateur.console import Report, silent, stretch
 from secateur.metrics.speed import measure_speed
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.training import FitRecord, Shuffled, exponential_decay, fit
 
@@ -140,6 +141,12 @@ class TrainRecord:
     machine: Machine
     versions: dict[str, str]
     options: dict[str, object]
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.splats.tables import training_table  # which names this class
+
+        return table_html(training_table(self))
 
 
 def train(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from compress3d.captures import Split, read_capture
 from compress3d.captures.points_ply import read_points
@@ -16,11 +15,12 @@ from compress3d.splats.evaluate import SceneFile
 from compress3d.splats.formats import read_scene, write_scene
 from compress3d.splats.photographs import quality_to_photographs
 from compress3d.splats.pruning import PruneAt, radsplat, sundae, to_budget
+from compress3d.splats.tables import training_table
 from compress3d.splats.train import Training, TrainRecord, train
 from compress3d.splats.train_report import write_training_report
 from compress3d.suffixes import splat_codec
 from secateur.console import console, progress_bar, stretch
-from secateur.quantities import format_bytes, format_decibels, parse_keep
+from secateur.quantities import parse_keep
 
 
 def train_capture(
@@ -92,23 +92,7 @@ def train_capture(
 
 def show_training(record: TrainRecord) -> None:
     """A table of the scene and of how close it comes to the photographs."""
-    file, quality = record.scene, record.quality
-    table = Table("", "", title=file.name, title_justify="left", title_style="bold", show_header=False)
-    table.columns[1].justify = "right"
-    table.add_row("Gaussians", f"{file.gaussians:,}")
-    table.add_row("spherical-harmonic degree", str(file.sh_degree))
-    table.add_row("size", format_bytes(file.bytes))
-    if quality is not None:
-        views = f"{len(quality.psnr)} test photographs at {quality.width}x{quality.height}"
-        table.add_row(f"PSNR against {views}", format_decibels(quality.mean_psnr))
-        table.add_row(f"SSIM against {views}", f"{quality.mean_ssim:.4f}")
-    if file.speed:
-        table.add_row("frames/s", f"{file.speed.frames_per_second:.1f}")
-    table.add_row("steps", f"{record.fit.steps:,}")
-    table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
-    if record.skipped:
-        table.add_row("photographs listed but absent, left out", str(record.skipped))
-    console.print(table)
+    console.print(training_table(record))
 
 
 def _pruning(prune: str | None, keep: str | None) -> PruneAt | None:
