@@ -9,12 +9,12 @@ from typing import Any
 
 from diffusion.evaluate import PACKAGES, EvaluatedModel, Evaluation
 from diffusion.models import find
-from secateur.evaluation.measurements import counted, mean_of, standard_error, timed
+from secateur.evaluation.measurements import mean_of, standard_error
 from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
+from secateur.evaluation.network import network_costs
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
 from secateur.evaluation.run import Start, hash_path
 from secateur.metrics.distribution import Distances
-from secateur.metrics.network import NetworkCost
 from secateur.report.record import to_json
 
 KIND = "diffusion"
@@ -84,7 +84,7 @@ def subject_of(one: EvaluatedModel, name: str, path: Path | None = None) -> Subj
         measurements |= _paired(one)
         parts["samples"] = _samples(one)
     if one.cost is not None:
-        measurements |= _costs(one.cost)
+        measurements |= network_costs(one.cost, "sample")
     details = {"cost": to_json(one.cost), "distances": to_json(one.distances)}
     if path is None:
         return Subject(name, None, None, 0, measurements, parts, details)
@@ -157,20 +157,3 @@ def _samples(one: EvaluatedModel) -> Part:
     if paired.ssim is not None:
         columns["ssim"] = Column(paired.ssim, "", "higher", "SSIM")
     return Part("sample", tuple(f"sample {index + 1}" for index in range(len(paired.psnr))), columns)
-
-
-def _costs(cost: NetworkCost) -> dict[str, Measurement]:
-    memory = Measurement(
-        float(cost.peak_memory.bytes),
-        "bytes",
-        "lower",
-        "peak memory",
-        noise=Noise("counted", 0.0) if cost.peak_memory.counted == "tensors" else None,
-    )
-    return {
-        "params": counted(cost.params, "", "parameters"),
-        "macs": counted(cost.macs / cost.batch_size, "", "multiply-adds, one sample"),
-        "size": counted(cost.bytes, "bytes", "size"),
-        "latency": timed(cost.latency, f"latency, batch of {cost.batch_size}"),
-        "peak_memory": memory,
-    }

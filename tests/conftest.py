@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: give --all to run it"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device here"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_timing_turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests do not wait for what else is timed on this machine."""
+    lock = tmp_path_factory.mktemp("timing") / "lock"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secateur.metrics.timing_turn.lock_file", lambda: lock)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.evaluation.measurements import counted, mean_of, rate, timed
+from secateur.evaluation.measurements import mean_of, rate
 from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
+from secateur.evaluation.network import network_costs
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
 from secateur.evaluation.run import Start, hash_path
 from secateur.report.record import to_json
 from vit.choose import demo_folder
@@ -81,20 +82,8 @@ def subject_of(one: EvaluatedModel, name: str, evaluation: Evaluation, path: Pat
         )
     cost = one.cost
     fastest = f"images/s, batch of {cost.batch_size}, fastest"
-    measurements |= {
-        "images_per_second": rate(cost.latency.times_ms, fastest, value=one.images_per_second, batch=cost.batch_size),
-        "latency": timed(cost.latency, f"latency, batch of {cost.batch_size}"),
-        "macs": counted(one.macs, "", "multiply-adds, one image"),
-        "params": counted(cost.params, "", "parameters"),
-        "size": counted(cost.bytes, "bytes", "size"),
-        "peak_memory": Measurement(
-            float(cost.peak_memory.bytes),
-            "bytes",
-            "lower",
-            "peak memory",
-            noise=Noise("counted", 0.0) if cost.peak_memory.counted == "tensors" else None,
-        ),
-    }
+    rates = rate(cost.latency.times_ms, fastest, value=one.images_per_second, batch=cost.batch_size)
+    measurements |= {"images_per_second": rates, **network_costs(cost, "image")}
     if path is None:
         return Subject(name, None, None, 0, measurements, parts, details)
     folder = Path(demo_folder(str(path)))

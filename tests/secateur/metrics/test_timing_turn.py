@@ -1,5 +1,6 @@
 """Processes take turns with timing."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 from secateur.metrics import timing_turn as module
 from secateur.metrics.timing_turn import lock_file, timing_turn
 
-pytest.importorskip("fcntl")
+fcntl = pytest.importorskip("fcntl")
 
 HOLD = """
 import sys
@@ -27,6 +28,7 @@ def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of temporary files of this test's own: other tests time, too."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(module, "lock_file", lock_file)  # the real one, which the other process has
 
 
 def test_another_process_waits_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +57,35 @@ def test_turns_within_a_turn_are_free(capsys: pytest.CaptureFixture[str]) -> Non
     with timing_turn():
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    with lock_file().open("w+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with timing_turn():
+            pass
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1].endswith("going on beside it")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_does_not_keep_the_turn() -> None:
+    """A child that was forked in a turn has the lock's file open for as long as it lives."""
+    reading, writing = os.pipe()
+    with timing_turn():
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with lock_file().open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
 
 
 def test_a_turn_ends_with_an_error() -> None:
