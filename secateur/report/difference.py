@@ -47,7 +47,8 @@ def difference(one: Measurement, before: Measurement | None) -> Difference:
     tone = _tone(one.value - before.value, _noise(one, before), one.better)
     if is_cost(one) and one.value > 0.0 and before.value > 0.0:
         ratio = one.value / before.value
-        return Difference(f"{ratio:.3g}{TIMES}", _ratio_in_words(ratio, one), tone)
+        quiet = ", within the noise" if ratio != 1.0 and not tone and one.better != "neither" else ""
+        return Difference(f"{ratio:.3g}{TIMES}", _ratio_in_words(ratio, one) + quiet, tone)
     text = _signed(one.value - before.value, one.unit)
     return Difference(text, text, tone)
 

@@ -75,7 +75,8 @@ def _document(page: Page, encoding: Encoding) -> str:
         choice=_choice(page.results),
         figures="".join(_figures(result, _only(page, index)) for index, result in enumerate(page.results)),
         stage=_stage(page, scale) if page.views else "",
-        sections=("" if choices else summary) + _sections(page, encoding),
+        beside="" if choices else summary,
+        sections=_sections(page, encoding),
         details=_details(page, encoding),
         pictures=_pictures(page, scale, encoding) if page.views else "{}",
     )

@@ -11,11 +11,13 @@ _BYTES = {1e9: "GB", 1e6: "MB", 1e3: "kB"}
 
 
 def pareto_plots(record: EvaluationRecord) -> tuple[Plot, ...]:
-    """A plot for each quality and each cost that at least two subjects have.
+    """A plot for each quality and each cost that at least two subjects have; none where one candidate is all there is.
 
     The qualities are the first of which more is better and the first of which less is better; the costs are bytes (or
     else what is counted first), multiply-adds and time.
     """
+    if len(record.candidates) < 2:
+        return ()
     plots = (_plot(record, cost, quality) for quality in _qualities(record) for cost in _costs(record))
     return tuple(plot for plot in plots if len(plot.points) > 1)
 
@@ -74,13 +76,16 @@ def _scaled(one: Measurement, values: list[float]) -> tuple[float, str]:
     """What to multiply values by so that ticks are short, and the axis' title with the unit that they then have."""
     largest = max(values, default=0.0)
     if one.unit == "share":
-        return 100.0, f"{one.label} in %"
+        return 100.0, _in(one.label, "%")
     names = _BYTES if one.unit == "bytes" else _POWERS if not one.unit else {}
     for power, name in names.items():
         if largest >= power and (one.unit or largest >= 10_000):
-            return 1.0 / power, f"{one.label} in {name}"
-    unit = "per second" if one.unit == "1/s" else f"in {one.unit}"
-    return 1.0, one.label if not one.unit or one.label.endswith("/s") else f"{one.label} {unit}"
+            return 1.0 / power, _in(one.label, name)
+    return 1.0, one.label if one.unit in ("", "1/s") else _in(one.label, one.unit)
+
+
+def _in(label: str, unit: str) -> str:
+    return f"{label}, in {unit}" if "," in label else f"{label} in {unit}"
 
 
 def _capital(text: str) -> str:

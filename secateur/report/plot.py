@@ -10,9 +10,9 @@ from secateur.report.page import Better, Plot, Point
 from secateur.report.plot_axis import Axis, axis_of
 from secateur.report.plot_labels import place_labels
 
-WIDTH, HEIGHT = 370, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 360, 14, 238
-_LONGEST = 24
+WIDTH, HEIGHT = 370, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 360, 14, 236
+_LONGEST, _LONGEST_TITLE = 24, 44
 
 
 def render_plot(plot: Plot, choices: Mapping[str, int] | None = None) -> str:
@@ -85,20 +85,20 @@ def _whisker(x: float, low: float, high: float) -> str:
 
 
 def _axis_titles(plot: Plot) -> list[str]:
-    arrows = {"higher": " (more is better →)", "lower": " (← less is better)", "neither": ""}
+    """The name of each axis, and below it which way is better."""
+    said = {"higher": "more is better →", "lower": "← less is better", "neither": ""}
     across, middle = (_LEFT + _RIGHT) / 2, (_TOP + _BOTTOM) / 2
-    x_title, y_title = (
-        escape(label + arrows[better])
-        for label, better in ((plot.x_label, plot.x_better), (plot.y_label, plot.y_better))
-    )
+    x_title, y_title = (escape(_shortened(label, _LONGEST_TITLE)) for label in (plot.x_label, plot.y_label))
     return [
-        f'<text class="axis mid" x="{across}" y="{HEIGHT - 10}">{x_title}</text>',
-        f'<text class="axis mid" transform="translate(14 {middle}) rotate(-90)">{y_title}</text>',
+        f'<text class="axis mid" x="{across}" y="{_BOTTOM + 38}">{x_title}</text>',
+        f'<text class="tick mid" x="{across}" y="{_BOTTOM + 54}">{said[plot.x_better]}</text>',
+        f'<text class="axis mid" transform="translate(13 {middle}) rotate(-90)">{y_title}</text>',
+        f'<text class="tick mid" transform="translate(28 {middle}) rotate(-90)">{said[plot.y_better]}</text>',
     ]
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+def _shortened(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _number(value: float) -> str:

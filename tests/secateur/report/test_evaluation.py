@@ -6,10 +6,11 @@ from secateur.evaluation.measurements import counted, mean_of
 from secateur.evaluation.record import EvaluationRecord, Measurement, Noise, Subject
 from secateur.metrics.interval import Interval
 from secateur.report.difference import difference
-from secateur.report.evaluation import part_tables, whole_page
+from secateur.report.evaluation import whole_page
 from secateur.report.html import render_page
 from secateur.report.page import Figure, Meter, Number, Page, Point, Result
 from secateur.report.pareto import pareto_plots
+from secateur.report.parts import part_tables
 from secateur.report.plot import pareto_front
 from secateur.report.summary import best_of, summary_table
 from tests.secateur.report import example
@@ -134,7 +135,7 @@ def test_parts_stand_beside_those_of_the_reference() -> None:
     record = example.record()
     views, attributes = part_tables(record.candidates[0], record.reference)
     assert views.columns == ("View", "PSNR") and views.total is not None and views.total[1] == "39.49 dB"
-    assert attributes.columns == ("Attribute", "bytes, chair.sog", "bytes, keep 50%")
+    assert attributes.columns == ("Attribute", "chair.sog", "keep 50%")
     assert isinstance(attributes.rows[0][2], Meter)
 
 
