@@ -8,28 +8,29 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.table import Table
 
 from compress3d.cameras import Cameras
 from compress3d.captures import Capture, read_capture
 from compress3d.splats.budget import Budget
 from compress3d.splats.compress import Compression, Compressor
-from compress3d.splats.evaluate import Quality, SceneFile, evaluate
+from compress3d.splats.evaluate import SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
 from compress3d.splats.record import record_of
 from compress3d.splats.recover import RECOVERY
-from compress3d.splats.report import budget_name, evaluation_page, write_compression_report
+from compress3d.splats.report import evaluation_page, write_compression_report
 from compress3d.splats.scene import SplatScene
+from compress3d.splats.standalone.comparison import write_compression_page
+from compress3d.splats.tables import compressions_table, conversion_table
 from compress3d.splats.views import AXES, orbit
 from compress3d.suffixes import splat_codec
-from secateur.console import console, messages, progress_bar, stretch
+from secateur.console import console, messages, progress_bar, result_table, stretch
 from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.run import Start
 from secateur.files import check_folder, replacing_file
 from secateur.interrupts import naming_what_was_written
-from secateur.quantities import format_bytes, format_decibels
+from secateur.quantities import format_bytes
 from secateur.report.record import Steps
 
 _LONGEST_SIDE = 800
@@ -96,11 +97,14 @@ def compress_file(
     up: str,
     seed: int,
     report: Path | None,
+    report_3d: bool,
     spz_axes: str | None,
 ) -> Compression | list[Compression]:
     """`secateur splat compress`: one record, or a list of them where several budgets were asked for."""
     start = Start.now()
     budgets = _budgets(keep, size, psnr)
+    if report_3d and report is None:
+        raise ValueError("--report-3d needs --report DIR, the folder that its page scene.html is written into")
     if report is not None:
         check_folder(report)
     views = None if cameras is None else Cameras.load(cameras)
@@ -128,6 +132,11 @@ def compress_file(
             progress(1.0, "drawing the report")
             decoded = [read_scene(target) for target in outputs]
             write_compression_report(records, decoded, scene, compressor.judge.cameras, start, report)
+            written.append(report / "index.html")
+            if report_3d:
+                left_out = write_compression_page(report / "scene.html", records, decoded, scene, AXES[up])
+                if left_out:
+                    messages.print(f"{report / 'scene.html'}: no room for {', '.join(left_out)}", markup=False)
     return records[0] if len(records) == 1 else records
 
 
@@ -164,6 +173,7 @@ def render_file(
         raise ValueError(f"{output}: not a picture that can be written; known are {', '.join(_PICTURE_FORMATS)}")
     if camera is not None and orbit is not None:
         raise ValueError("a picture is taken with --camera or with --orbit, not with both")
+    check_folder(output.parent)
     scene = read_scene(file, spz_axes=spz_axes)
     cameras = _cameras(scene, camera, orbit or 1, up, width, height)
     paths = [output] if len(cameras) == 1 else [_tagged(output, f"{index:03d}") for index in range(len(cameras))]
@@ -197,7 +207,7 @@ def evaluate_files(
 def show_info(info: SceneInfo) -> None:
     """A table of what is in a scene."""
     file = info.file
-    table = _table(file.name, "", "")
+    table = result_table(file.name, "", "")
     table.add_row("Gaussians", f"{file.gaussians:,}")
     table.add_row("spherical-harmonic degree", str(file.sh_degree))
     table.add_row("bytes", f"{file.bytes:,} ({format_bytes(file.bytes)})")
@@ -216,21 +226,12 @@ def show_info(info: SceneInfo) -> None:
 
 def show_compressions(records: Compression | list[Compression]) -> None:
     """A table of before and after, a column for each compression."""
-    records = [records] if isinstance(records, Compression) else records
-    before = records[0].original
-    table = _table(before.name, "", "original", *(budget_name(record) for record in records))
-    _add_files(table, before, [record.compressed for record in records])
-    _add_qualities(table, [record.quality for record in records])
-    table.add_row("seconds", "", *(f"{sum(record.seconds.values()):.1f}" for record in records))
-    console.print(table)
+    console.print(compressions_table([records] if isinstance(records, Compression) else records))
 
 
 def show_conversion(conversion: Conversion) -> None:
     """A table of the two files."""
-    table = _table(conversion.original.name, "", "original", "converted")
-    _add_files(table, conversion.original, [conversion.converted])
-    table.add_row("seconds", "", f"{sum(conversion.seconds.values()):.1f}")
-    console.print(table)
+    console.print(conversion_table(conversion.original, conversion.converted, sum(conversion.seconds.values())))
 
 
 def show_pictures(paths: list[str]) -> None:
@@ -296,28 +297,6 @@ def _quantiles(values: torch.Tensor, level: float) -> torch.Tensor:
         return torch.full(values.shape[1:], torch.nan)
     rank = 1 + round(level * (len(values) - 1))
     return values.kthvalue(rank, dim=0).values
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
-
-
-def _add_files(table: Table, before: SceneFile, after: list[SceneFile]) -> None:
-    files = [before, *after]
-    table.add_row("Gaussians", *(f"{file.gaussians:,}" for file in files))
-    table.add_row("spherical-harmonic degree", *(str(file.sh_degree) for file in files))
-    table.add_row("size", *(format_bytes(file.bytes) for file in files))
-    table.add_row("times smaller", "", *(f"{before.bytes / file.bytes:.1f}" for file in after))
-    if all(file.speed for file in files):
-        table.add_row("frames/s", *(f"{file.speed.frames_per_second:.1f}" for file in files if file.speed))
-
-
-def _add_qualities(table: Table, qualities: list[Quality]) -> None:
-    table.add_row("PSNR against own renders", "", *(format_decibels(quality.mean_psnr) for quality in qualities))
-    table.add_row("SSIM against own renders", "", *(f"{quality.mean_ssim:.4f}" for quality in qualities))
 
 
 def _vector(values: tuple[float, ...]) -> str:

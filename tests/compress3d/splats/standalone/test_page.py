@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from compress3d.splats.sizes import bytes_by_attribute
 from compress3d.splats.standalone.comparison import write_comparison_page
 from compress3d.splats.standalone.page import PageScene, TooLargeError, read_page, write_page
 from secateur.cli import main
-from tests.compress3d.splats.viewer.balls import scene
+from tests.compress3d.splats.viewer.balls import scene, views
 
 
 def test_a_page_holds_its_scenes_and_asks_for_nothing_else(tmp_path: Path) -> None:
@@ -99,3 +100,33 @@ def test_a_comparison_leaves_out_what_does_not_fit(tmp_path: Path, monkeypatch: 
 def _ball(folder: Path, count: int) -> Path:
     write_scene(scene(count), folder / "ball.ply")
     return folder / "ball.ply"
+
+
+def test_compress_writes_a_page_of_the_original_and_its_compressions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compress3d.splats.report._LONGER_SIDE", 40)
+    _ball(tmp_path, 300)
+    (tmp_path / "cameras.json").write_text(json.dumps(views(6).to_json()))
+    line = "splat compress ball.ply -o small.spz --keep 50%,10% --recover 0 --cameras cameras.json"
+    assert main(f"{line} --report-3d".split()) == 2
+    assert "--report-3d needs --report DIR" in capsys.readouterr().err and not list(tmp_path.glob("small*"))
+    assert main(f"{line} --report out --report-3d".split()) == 0
+    assert [len(one) for one in read_page(tmp_path / "out" / "scene.html")] == [300, 150, 30]
+    text = (tmp_path / "out" / "scene.html").read_text(encoding="utf-8")
+    assert "<title>ball.ply · secateur" in text and "keep 10%" in text and " dB" in text
+
+
+def test_no_room_for_the_original_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compress3d.splats.report._LONGER_SIDE", 40)
+    monkeypatch.setattr(write_page, "__defaults__", (*write_page.__defaults__[:-1], 40_000))  # type: ignore[index]
+    _ball(tmp_path, 2000)
+    (tmp_path / "cameras.json").write_text(json.dumps(views(6).to_json()))
+    line = "splat compress ball.ply -o small.spz --keep 5% --recover 0 --cameras cameras.json --report out --report-3d"
+    assert main(line.split()) == 0
+    assert "no room for original" in " ".join(capsys.readouterr().err.split())
+    assert [len(one) for one in read_page(tmp_path / "out" / "scene.html")] == [100]
