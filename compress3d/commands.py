@@ -197,6 +197,11 @@ def _configure_compress(parser: ArgumentParser) -> None:
     parser.add_argument("--up", **UP)
     parser.add_argument("--seed", **_SEED)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
+    parser.add_argument(
+        "--report-3d",
+        action="store_true",
+        help="also write scene.html there: the scenes to turn in 3D, in one page to share",
+    )
 
 
 def _configure_convert(parser: ArgumentParser) -> None:
