@@ -6,6 +6,7 @@ from PIL import Image as Pictures
 from rich.table import Table
 
 from secateur.report.notebook import picture_html, png, table_html
+from tests.secateur.report.example import NAMES, record
 
 
 def test_a_table_of_the_terminal_is_one_of_the_page() -> None:
@@ -33,3 +34,10 @@ def test_pictures_stand_alone() -> None:
     html = picture_html(image, 'a "view" & more')
     assert re.search(r'<img src="data:image/webp;base64,[A-Za-z0-9+/=]+" width="6" height="4" alt="a &quot;view', html)
     assert "http" not in html and "<figcaption>a &quot;view&quot; &amp; more</figcaption>" in html
+
+
+def test_the_record_of_an_evaluation_shows_a_column_for_each_subject() -> None:
+    html = record("<b>")._repr_html_()
+    assert html.count("<table>") == 1 and "<b>" not in html
+    assert all(f">&lt;b&gt;{name}</th>" in html for name in NAMES)
+    assert ">PSNR</td>" in html and ">file size</td>" in html
