@@ -44,7 +44,11 @@ def _header(path: Path) -> dict[str, Any]:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= _LONGEST_HEADER:
             raise ValueError(f"{path}: not a safetensors file: its header would have {length} bytes")
-        header = json.loads(file.read(length))
+        content = file.read(length)
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a safetensors file: its header is no JSON ({error})") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: not a safetensors file: its header is no JSON object")
     return header

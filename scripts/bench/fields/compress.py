@@ -66,7 +66,7 @@ class Bench:
         self.settings, self.file = settings, folder / "field.safetensors"
         self.field, self.capture = trained_field(settings, report), settings.capture
         self.steps = settings.short(STEPS)
-        self.training = replace(settings.training, rate=RATE, final_rate=0.1)
+        self.training = replace(settings.training, rate=RATE, final_rate=0.1, watch_every=0.5)
 
     @property
     def shares(self) -> Sequence[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress3d.nerf import evaluation
 from compress3d.nerf.commands import FIELD_EVALUATOR, NERF
 from compress3d.nerf.evaluate import quality_to_photographs
 from compress3d.nerf.evaluation import evaluate_files
@@ -22,8 +23,9 @@ from tests.compress3d.splats.photographed import photographed, write_capture
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A field, and itself with half of its rows and six bits an entry."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A field, and itself with half of its rows and six bits an entry; sampled views are small."""
+    monkeypatch.setattr(evaluation, "_SIZE", 24)
     field = some_field()
     save_field(field, tmp_path / "field.safetensors")
     keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in field.groups()}
