@@ -11,7 +11,7 @@ from string import Template
 from secateur.report.page import Drawing, Figure, Page, Result
 from secateur.report.pictures import ENCODINGS, Encoding, data_uri, error_scale, heat_map, icon, palette_stops
 from secateur.report.plot import render_plot
-from secateur.report.tables import render_section
+from secateur.report.tables import WIDE, render_section
 
 LARGEST = 10_000_000
 """Bytes that a page may take."""
@@ -174,7 +174,9 @@ def _sections(page: Page, encoding: Encoding) -> str:
         for index, result in enumerate(page.results)
         for drawing in result.drawings
     )
-    return own + drawn + "".join(render_section(table) for table in page.tables)
+    wide = "".join(render_section(table) for table in page.tables if len(table.columns) >= WIDE)
+    narrow = "".join(render_section(table) for table in page.tables if len(table.columns) < WIDE)
+    return wide + own + drawn + narrow
 
 
 def _drawing(drawing: Drawing, attributes: str, encoding: Encoding) -> str:

@@ -19,7 +19,7 @@
     put(".left", image, `${name}: ${pictures.original}`);
     put(".right", chosen.images[view], `${name}: ${chosen.name}`);
     put(".heat", chosen.errors[view], `${name}: how far ${chosen.name} is from ${pictures.original}, pixel by pixel`);
-    stage.querySelector(".at-right").textContent = [chosen.name, chosen.captions[view]].filter(Boolean).join(": ");
+    stage.querySelector(".at-right").textContent = [chosen.captions[view], chosen.name].filter(Boolean).join(" · ");
   };
 
   const choose = (button) => {

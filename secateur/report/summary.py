@@ -89,8 +89,9 @@ def _note(record: EvaluationRecord) -> str:
         if interval is not None
     ]
     if intervals:
-        first = intervals[0]
-        note += f" In brackets: {first.confidence:.0%} bootstrap intervals, over {first.count:,} samples."
+        counts = {interval.count for interval in intervals}
+        over = f", over {counts.pop():,} samples" if len(counts) == 1 else ""
+        note += f" In brackets: {intervals[0].confidence:.0%} bootstrap intervals{over}."
     if len(record.candidates) > 1:
         note += " ★: the best, and what does not differ from it beyond the noise."
     machines = {(run.machine.processor, run.machine.gpu, run.threads) for run in record.runs}

@@ -8,6 +8,9 @@ from html import escape
 
 from secateur.report.page import Cell, Meter, Table
 
+WIDE = 5
+"""Columns from which on a table has the whole width of the page."""
+
 
 def render_table(table: Table, choices: Mapping[str, int] | None = None) -> str:
     """A `<table>` on its own, as a page or a notebook can hold it.
@@ -27,7 +30,15 @@ def render_table(table: Table, choices: Mapping[str, int] | None = None) -> str:
 
 
 def render_section(table: Table, attributes: str = "", choices: Mapping[str, int] | None = None) -> str:
-    """A section of the page: heading, the table in a box that scrolls by itself, and the note."""
+    """A section of the page: heading, the table in a box that scrolls by itself, and the note.
+
+    Args:
+        table: what it shows.
+        attributes: of the section, beginning with a space.
+        choices: as in `render_table`.
+    """
+    if not attributes and len(table.columns) >= WIDE:
+        attributes = ' class="wide"'
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     box = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title, quote=True)}">'
     return (

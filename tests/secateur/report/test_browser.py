@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from secateur.report.evaluation import whole_page
+from secateur.report.index import write_index
 from secateur.report.page import write_report
 from tests.secateur.report import example
 
@@ -37,7 +38,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = example.record()
-    return write_report(whole_page(record, example.page()), record, tmp_path_factory.mktemp("report"))
+    return write_report(whole_page(record, example.page()), record, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def chosen(page: Any) -> set[str]:
         "all => all.map(one => (one.getAttribute('aria-label') ?? one.textContent).split(':')[0].trim())"
     )
     row = page.locator("tr.chosen th").all_inner_texts()
-    label = page.locator(".at-right").inner_text().split(":")[0]
+    label = page.locator(".at-right").inner_text().partition(" · ")[2]
     return {*pressed, *row, label}
 
 
@@ -217,6 +218,20 @@ CONTRASTS = """() => {
   }
   return found;
 }"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_index_fits_a_phone_and_can_be_read(window: Watched, report: Path, scheme: str) -> None:
+    page, index = window.page, write_index(report.parents[1])[0]
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme=scheme)
+    page.goto(index.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 5 and [one for one in contrasts if one[0] < 4.5] == []
+    page.locator(".runs a").first.click()
+    assert page.url == report.as_uri() and window.said == []
+    window.requests.clear()
 
 
 @pytest.mark.parametrize("opened", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True)
