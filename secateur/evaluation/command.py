@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secateur.evaluation.record import EvaluationRecord
 
 WORSE = 1
-"""Exit code where something got worse and `--fail-on-worse` was given."""
+"""Exit code where a candidate got worse and `--fail-on-worse` was given."""
 
 
 def evaluate_any(evaluators: Mapping[str, Evaluator]) -> Command:
@@ -64,7 +64,7 @@ def _configure(flags: Mapping[str, Mapping[str, Any]], merges: bool, parser: Arg
         help="an older results.json, or its folder: say what got better or worse beyond the noise",
     )
     parser.add_argument(
-        "--fail-on-worse", action="store_true", help="exit with 1 where --compare finds that something got worse"
+        "--fail-on-worse", action="store_true", help="exit with 1 where --compare finds that a candidate got worse"
     )
     for flag, how in flags.items():
         parser.add_argument(flag, **how)
@@ -136,4 +136,4 @@ def _show(record: EvaluationRecord) -> None:
 
 
 def _exit_code(record: EvaluationRecord, options: Mapping[str, Any]) -> int:
-    return WORSE if options["fail_on_worse"] and record.comparison is not None and record.comparison.worse else 0
+    return WORSE if options["fail_on_worse"] and record.worse else 0

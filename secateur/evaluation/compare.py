@@ -145,7 +145,10 @@ def _times(name: str, one: Subject, before: Subject, new: EvaluationRecord, old:
         return _Judged("unclear", None, "without repeats its noise is not known")
     noise = sum(spread for spread in spreads if spread is not None)
     reason = "the spreads of both sets of repeats"
-    if one is not new.reference and _same_bytes(new.reference, old.reference):
+    same = _same_bytes(new.reference, old.reference)
+    if one is new.reference and same:
+        reason += "; with the same bytes, the machine or the software moved"
+    elif same:
         drift = _drift(new.reference_measurements(one).get(name), old.reference_measurements(before).get(name))
         noise += abs(earlier.value) * drift
         reason += ", and what the reference's moved by"

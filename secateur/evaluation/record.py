@@ -213,11 +213,6 @@ class Comparison:
     notes: tuple[str, ...]
     changes: tuple[Change, ...]
 
-    @property
-    def worse(self) -> tuple[Change, ...]:
-        """What got worse beyond the noise."""
-        return tuple(change for change in self.changes if change.verdict == "worse")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord:
@@ -260,3 +255,9 @@ class EvaluationRecord:
         from secateur.report.notebook import table_html
 
         return table_html(record_table(self))
+
+    @property
+    def worse(self) -> tuple[Change, ...]:
+        """What got worse of the candidates since the older record; the reference is the control, and does not count."""
+        changes = () if self.comparison is None else self.comparison.changes
+        return tuple(one for one in changes if one.verdict == "worse" and one.subject != self.reference.name)

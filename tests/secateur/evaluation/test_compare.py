@@ -112,6 +112,20 @@ def test_times_differ_beyond_both_spreads_and_what_the_machine_moved_by(
     assert changes(new, old)["a", "rate"].verdict == expected
 
 
+def test_the_reference_is_the_control() -> None:
+    """Its own time moved: that is said of it, and is no failure of a candidate."""
+    old = record(subject("a"), reference=subject("whole"))
+    new = record(subject("a"), reference=subject("whole", frame=(20.0, 20.1, 20.2)))
+    new = replace(new, comparison=compare_records(new, old, "old.json"))
+    found = changes(new, old)["whole", "rate"]
+    assert found.verdict == "worse" and "the machine or the software moved" in found.reason
+    assert new.worse == ()
+    lost = record(subject("a", size=2000))
+    assert [one.measurement for one in replace(lost, comparison=compare_records(lost, old, "old.json")).worse] == [
+        "size"
+    ]
+
+
 def test_times_of_another_machine_are_not_compared() -> None:
     old, slow = record(subject("a")), subject("a", frame=(90.0, 91.0, 92.0))
     for changed in (run(threads=2), run(machine=Machine("another", 2, None, None, "Linux"))):
