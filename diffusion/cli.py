@@ -21,8 +21,10 @@ from diffusion.record import record_of
 from diffusion.report import evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
 from diffusion.tables import experts_tables, pruning_tables
+from diffusion.unfinished import UnfinishedSamples
 from diffusion.units import Kind, prunable
 from secateur.console import console, progress_bar, result_table
+from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
@@ -30,6 +32,7 @@ from secateur.files import replacing_file
 from secateur.importance import Random
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
+from secateur.surgery.manifest import hash_weights
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
@@ -162,7 +165,8 @@ def evaluate_folders(
     calibration = Calibration(prompts_file=prompts, steps=steps or 20, guidance=1.0 if guidance is None else guidance)
     file = recipe_of(replace(_recipe(str(reference), calibration), evaluation=judging))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with progress_bar() as report:
+    store = ChunkStore.within(output)
+    with progress_bar() as report, store.kept_when_stopped():
         report(0.0, "loading")
         dense = load_model(str(reference), device=device)
         names = distinct_names([path.name for path in candidates], candidates, {DENSE, reference.name})
@@ -172,16 +176,21 @@ def evaluate_folders(
         tokens = find(str(reference)).architecture.text_tokens or 77
         inputs = example_inputs(dense.network, batch=judging.batch_size, text_tokens=tokens)
         generator = Generator(dense, file)
-        found, pictures = _judge(dense, others, generator, inputs, report)
-    protocol = {
-        "steps": calibration.steps,
-        "guidance": calibration.guidance,
-        "prompts": asked_of(generator),
-        "judge": judge,
-    }
+        protocol = {
+            "steps": calibration.steps,
+            "guidance": calibration.guidance,
+            "prompts": asked_of(generator),
+            "judge": judge,
+        }
+        weights = [hash_weights(network) for network in (dense.network, *others.values())]
+        identity = {"model": str(reference), "weights": weights, "device": device, "judging": judging, **protocol}
+        unfinished = UnfinishedSamples(store.folder / "samples.safetensors", identity)
+        found, pictures = _judge(dense, others, generator, inputs, report, unfinished)
     record = record_of(found, [reference, *candidates], start, protocol, reference.name)
     side_by_side(pictures, output / "samples.png")
-    return Evaluated(record, evaluation_page(found, pictures, reference.name))
+    page = evaluation_page(found, pictures, reference.name)
+    store.clear()
+    return Evaluated(record, page)
 
 
 _judge = judge  # the flag has the function's name

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from diffusion.scores import LatentSource
+from diffusion.unfinished import UnfinishedSamples, numbers
 from secateur.console import Report, silent
 from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution import (
@@ -220,6 +221,7 @@ def evaluate(
     shown: int = 16,
     seed: int = 0,
     report: Report = silent,
+    unfinished: UnfinishedSamples | None = None,
 ) -> tuple[Evaluation, dict[str, Float[Tensor, "K C H W"]]]:
     """Sample all models on the same seeds, a batch at a time, and measure them.
 
@@ -237,6 +239,7 @@ def evaluate(
         shown: how many pictures of each model to return.
         seed: of intervals, subsets and floors; samples have their own.
         report: told how far it is.
+        unfinished: where finished samples are kept, so that a run that was stopped goes on; None: nowhere.
 
     Returns:
         the record, and the first pictures of each model by name ("dense" and the candidates').
@@ -252,9 +255,12 @@ def evaluate(
     models = {DENSE: dense, **candidates}
     tallies = {name: _Tally(judges, shown) for name in models}
     with steps("sample"), torch.no_grad():
-        for start in range(0, len(sampling.seeds), sampling.batch_size):
+        done = 0 if unfinished is None else _restored(unfinished, tallies)
+        for start in range(done, len(sampling.seeds), sampling.batch_size):
             report(start / len(sampling.seeds), f"sampling: {start} of {len(sampling.seeds)} seeds")
             _sample_batch(models, tallies, sampling, start, classifier)
+            if unfinished is not None:
+                unfinished.keep(start + sampling.batch_size, lambda: _known(tallies))
     with steps("judge"):
         report(1.0, "judging")
         quality = {
@@ -297,6 +303,30 @@ class _Tally:
     def __post_init__(self) -> None:
         self.vectors = [[] for _ in self.judges]
 
+    def known(self) -> dict[str, Tensor]:
+        """All of it as tensors."""
+        found = {f"vectors/{index}": torch.cat(held) for index, held in enumerate(self.vectors) if held}
+        if self.pictures:
+            found["pictures"] = torch.cat(self.pictures)
+        lists: dict[str, list[Any]] = {
+            "correct": self.correct,
+            "latent_mse": self.latent_mse,
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+        }
+        found |= {name: numbers(values) for name, values in lists.items() if values}
+        return found | {"sums": numbers([self.squared_error, self.dense_squares])}
+
+    def restore(self, known: Mapping[str, Tensor]) -> None:
+        """Take over what `known` gave."""
+        self.vectors = [[known[f"vectors/{index}"]] for index in range(len(self.judges))]
+        self.pictures = [known["pictures"]] if "pictures" in known else []
+        self.correct = [bool(right) for right in known.get("correct", ())]
+        self.latent_mse, self.psnr, self.ssim = (
+            known[name].tolist() if name in known else [] for name in ("latent_mse", "psnr", "ssim")
+        )
+        self.squared_error, self.dense_squares = known["sums"].tolist()
+
     def look(self, pictures: Tensor) -> None:
         """Take the vectors of a batch, and keep its pictures while there are too few."""
         for judge, held in zip(self.judges, self.vectors, strict=True):
@@ -315,6 +345,24 @@ class _Tally:
         self.psnr += psnr(ours, theirs).tolist()
         if min(ours.shape[1:3]) >= _SMALLEST_SSIM:
             self.ssim += ssim(ours, theirs).tolist()
+
+
+def _known(tallies: Mapping[str, _Tally]) -> dict[str, Tensor]:
+    return {
+        f"{index}/{name}": value
+        for index, tally in enumerate(tallies.values())
+        for name, value in tally.known().items()
+    }
+
+
+def _restored(unfinished: UnfinishedSamples, tallies: Mapping[str, _Tally]) -> int:
+    """How many samples need not be made again: the tallies have them."""
+    done, known = unfinished.load()
+    if done:
+        for index, tally in enumerate(tallies.values()):
+            own = f"{index}/"
+            tally.restore({name.removeprefix(own): one for name, one in known.items() if name.startswith(own)})
+    return done
 
 
 def _sample_batch(

@@ -14,13 +14,19 @@ from diffusion.evaluate import Evaluation, Sampling, evaluate
 from diffusion.models import LoadedModel
 from diffusion.prompting import Classes
 from diffusion.recipe import Judging
+from diffusion.unfinished import UnfinishedSamples
 from secateur.console import Report, silent
 from secateur.metrics.distribution import DistributionJudge
 from secateur.metrics.features import ClassifierFeatures, digit_features, fashion_features, unseen_digits
 
 
 def judge(
-    model: LoadedModel, pruned: Mapping[str, nn.Module], generator: Generator, inputs: Any, report: Report = silent
+    model: LoadedModel,
+    pruned: Mapping[str, nn.Module],
+    generator: Generator,
+    inputs: Any,
+    report: Report = silent,
+    unfinished: UnfinishedSamples | None = None,
 ) -> tuple[Evaluation, dict[str, Float[Tensor, "K C H W"]]]:
     """Sample all networks on the same seeds, none of which calibration saw, and measure them.
 
@@ -30,6 +36,7 @@ def judge(
         generator: makes the trajectories.
         inputs: arguments of one forward, by which networks are counted and timed.
         report: told how far it is.
+        unfinished: where finished samples are kept; None: nowhere.
 
     Returns:
         the record, and the first pictures of each by name.
@@ -49,6 +56,7 @@ def judge(
         repeats=options.repeats,
         shown=options.shown,
         report=report,
+        unfinished=unfinished,
     )
 
 

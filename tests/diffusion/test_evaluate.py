@@ -2,12 +2,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from diffusion.evaluate import PipelineSource, Sampling, evaluate
+from diffusion.unfinished import UnfinishedSamples
 from secateur.metrics.distribution import DistributionJudge, Moments, frechet_distance
 from secateur.report.record import to_json
 from secateur.surgery.cost import count_macs
@@ -250,3 +253,45 @@ def test_a_pruned_network_takes_the_place_of_the_pipelines_own() -> None:
     assert pruned.cost.macs < record.reference.cost.macs
     made = pipeline([0, 1], seeds=[0, 1], num_inference_steps=3, guidance_scale=1.5, output_type="pt")
     torch.testing.assert_close(pictures["dense"][:2], made, rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_that_was_stopped_goes_on_after_its_last_batch(tmp_path: Path) -> None:
+    asked: list[int] = []
+    stops = [8 + 8 + 8 + 8 + 4]
+
+    def counted(model: nn.Module, seeds: Sequence[int]) -> Tensor:
+        asked.extend(seeds)
+        if stops and len(asked) == stops[0]:
+            stops.clear()
+            raise KeyboardInterrupt
+        return sample(model, seeds)
+
+    def unfinished(identity: str = "these") -> UnfinishedSamples:
+        return UnfinishedSamples(tmp_path / "samples.safetensors", identity, seconds=0.0)
+
+    how: dict[str, Any] = {"judges": [judge()], "classifier": Pixels(), "shown": 12}
+    made, others = replace(sampling(labelled=True), sample=counted), {"off": Toy(0.1)}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Toy(), others, made, unfinished=unfinished(), **how)
+    asked.clear()
+    again, pictures = evaluate(Toy(), others, made, unfinished=unfinished(), **how)
+    assert asked == [*range(16, 20)] * 2
+    whole, expected = evaluate(Toy(), others, sampling(labelled=True), **how)
+    assert to_json(again.candidates) == to_json(whole.candidates)
+    assert to_json(again.reference) == to_json(whole.reference)
+    assert all(torch.equal(pictures[name], expected[name]) for name in expected)
+    asked.clear()
+    evaluate(Toy(), others, made, unfinished=unfinished("others"), **how)
+    assert len(asked) == 40
+
+
+def test_a_damaged_file_of_samples_is_as_none(tmp_path: Path) -> None:
+    held = UnfinishedSamples(tmp_path / "samples.safetensors", "these", seconds=0.0)
+    assert held.load() == (0, {})
+    held.keep(8, lambda: {"x": torch.ones(3)})
+    assert held.load()[0] == 8
+    held.path.write_bytes(held.path.read_bytes()[:-2])
+    assert held.load() == (0, {})
+    patient = UnfinishedSamples(tmp_path / "later.safetensors", "these")
+    patient.keep(8, lambda: {"x": torch.ones(3)})
+    assert not patient.path.exists()
