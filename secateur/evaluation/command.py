@@ -83,7 +83,7 @@ def _evaluate(
     if not candidates:
         raise ValueError("missing: candidates")
     _check_compare(compare, fail_on_worse)
-    own = {flag.lstrip("-").replace("-", "_") for flag in evaluator.options}
+    own = {_name_of(flag) for flag in evaluator.options}
     named = {name: value for name, value in options.items() if name in own}
     return carry_out(evaluator, reference, candidates, output, compare, **named)
 
@@ -94,12 +94,31 @@ def _evaluate_or_merge(evaluators: Mapping[str, Evaluator], *, merge: bool, **op
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
     if merge:
+        _check_flags(evaluators, None, options)
         _check_compare(options["compare"], options["fail_on_worse"])
         return merge_runs([reference, *candidates], options["output"], options["compare"])
-    evaluator = next((one for one in evaluators.values() if one.accepts(reference)), None)
-    if evaluator is None:
+    kind = next((name for name, one in evaluators.items() if one.accepts(reference)), None)
+    if kind is None:
         raise ValueError(f"{reference}: of no kind that can be evaluated; kinds are {', '.join(evaluators)}")
-    return _evaluate(evaluator, **options)
+    _check_flags(evaluators, kind, options)
+    return _evaluate(evaluators[kind], **options)
+
+
+def _check_flags(evaluators: Mapping[str, Evaluator], kind: str | None, options: Mapping[str, Any]) -> None:
+    """Refuse flags that were given and that only other kinds of things heed."""
+    own = {} if kind is None else evaluators[kind].options
+    flags = {flag: how for evaluator in evaluators.values() for flag, how in evaluator.options.items()}
+    for flag, how in flags.items():
+        plain = how.get("default", False if how.get("action") == "store_true" else None)
+        if flag in own or options[_name_of(flag)] == plain:
+            continue
+        kinds = ", ".join(name for name, evaluator in evaluators.items() if flag in evaluator.options)
+        where = "--merge" if kind is None else f"one of {kind}"
+        raise ValueError(f"{flag} belongs to an evaluation of {kinds}, this is {where}")
+
+
+def _name_of(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def merge_runs(folders: list[Path], output: Path, compare: Path | None = None) -> EvaluationRecord:

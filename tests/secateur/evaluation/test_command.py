@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,17 +46,35 @@ class Texts:
         return Evaluated(made, Page("texts", "", "", (), tuple(Result(one.name) for one in made.candidates)))
 
 
+class Pictures(Texts):
+    """Evaluates nothing here, and has flags of its own."""
+
+    options: ClassVar = {
+        "--width": {"type": int, "default": 16},
+        "--judge": {"choices": ("a", "b")},
+        "--twice": {"action": "store_true"},
+    }
+
+    def accepts(self, path: Path) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
 class Entry:
-    name, value = "text", "here"
+    """An entry point that is not installed."""
+
+    name: str
+    target: Any
+    value: str = "here"
 
     def load(self) -> Any:
-        return Texts()
+        return self.target
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`secateur` in a folder with three texts."""
-    found = {"secateur.commands": [], "secateur.evaluators": [Entry()]}
+    found = {"secateur.commands": [], "secateur.evaluators": [Entry("text", Texts()), Entry("pictures", Pictures())]}
     monkeypatch.setattr(secateur.cli, "entry_points", lambda group: found[group])
     monkeypatch.chdir(tmp_path)
     for name, length in (("whole", 100), ("half", 50), ("third", 33)):
@@ -125,6 +144,12 @@ def test_what_got_worse_is_said_and_may_fail(run: Run, mode: str, capsys: pytest
         ("evaluate whole.txt half.txt -o whole.txt", ["whole.txt cannot be a folder"]),
         ("evaluate --merge whole.txt -o x", ["whole.txt: no JSON"]),
         ("evaluate --merge gone -o x", ["gone: no such file"]),
+        (
+            "evaluate whole.txt half.txt -o x --width 8",
+            ["--width belongs to an evaluation of pictures, this is one of text"],
+        ),
+        ("evaluate whole.txt half.txt -o x --judge a --twice", ["--judge belongs to an evaluation of pictures"]),
+        ("evaluate whole.txt half.txt -o x --merge --twice", ["--twice belongs to an evaluation of", "--merge"]),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_measured(
