@@ -44,7 +44,7 @@ def difference(one: Measurement, before: Measurement | None) -> Difference:
     if before is None or before.value is None or one.value is None:
         text = "" if one.interval is None else _bracket(one.interval, one.unit)
         return Difference(text, text)
-    tone = _tone(one.value - before.value, _noise(one, before), one.better)
+    tone = _tone(one.value - before.value, noise_between(one, before), one.better)
     if is_cost(one) and one.value > 0.0 and before.value > 0.0:
         ratio = one.value / before.value
         quiet = ", within the noise" if ratio != 1.0 and not tone and one.better != "neither" else ""
@@ -64,6 +64,13 @@ def is_cost(one: Measurement) -> bool:
     """Whether it says what a subject takes, which is counted or timed, rather than how good it is."""
     counted = one.noise is not None and one.noise.kind in ("counted", "repeats")
     return counted or one.unit in ("bytes", "ms", "1/s")
+
+
+def noise_between(one: Measurement, other: Measurement) -> float | None:
+    """How large a difference of two values may be noise; None where that is not known."""
+    if one.noise is None or other.noise is None:
+        return None
+    return _DEVIATIONS * math.hypot(one.noise.value, other.noise.value)
 
 
 def _signed(value: float, unit: str) -> str:
@@ -90,13 +97,6 @@ def _ratio_in_words(ratio: float, one: Measurement) -> str:
     if one.unit == "1/s":
         return f"{ratio:.3g} times as many"
     return f"{ratio:.1%} of the reference"
-
-
-def _noise(one: Measurement, before: Measurement) -> float | None:
-    """How large a difference may be noise; None where that is not known."""
-    if one.noise is None or before.noise is None:
-        return None
-    return _DEVIATIONS * math.hypot(one.noise.value, before.noise.value)
 
 
 def _tone(change: float, noise: float | None, better: Better) -> Tone:

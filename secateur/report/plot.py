@@ -33,7 +33,8 @@ def render_plot(plot: Plot, choices: Mapping[str, int] | None = None) -> str:
     parts = [*_grid(xs, ys), f'<polyline class="curve" points="{line}"/>']
     parts += [_point(point, xs, ys, point in front, (choices or {}).get(point.name)) for point in points]
     names = [_shortened(point.name) for point in points]
-    labels = place_labels(names, [(xs(point.x), ys(point.y)) for point in points], (_LEFT, _TOP, _RIGHT, _BOTTOM))
+    places, corners = ([(xs(point.x), ys(point.y)) for point in some] for some in (points, front))
+    labels = place_labels(names, places, (_LEFT, _TOP, _RIGHT, _BOTTOM), corners)
     for name, label in zip(names, labels, strict=True):
         if label is not None:
             x, y, anchor = label

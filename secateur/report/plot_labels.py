@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 _LETTER, _LINE = 7.4, 14.0
@@ -35,7 +36,10 @@ class _Box(NamedTuple):
 
 
 def place_labels(
-    names: Sequence[str], points: Sequence[tuple[float, float]], area: tuple[float, float, float, float]
+    names: Sequence[str],
+    points: Sequence[tuple[float, float]],
+    area: tuple[float, float, float, float],
+    line: Sequence[tuple[float, float]] = (),
 ) -> list[Label | None]:
     """A place for each name beside its point, tried to the right, left, above and below; None where all are taken.
 
@@ -43,7 +47,9 @@ def place_labels(
         names: in the order in which they choose.
         points: (x, y) pixels.
         area: left, top, right and bottom of where names may be.
+        line: corners of a line that names cover only where there is no other place.
     """
+    along = _boxes_along(line)
     taken = [_Box(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     placed: list[Label | None] = []
     for name, (x, y) in zip(names, points, strict=True):
@@ -57,16 +63,28 @@ def place_labels(
             Label(x, y + 20, "mid"),
         )
         boxes = [_box(label, width) for label in tries]
-        free = (
+        free = [
             index
             for index, box in enumerate(boxes)
             if box.within(_Box(*area)) and not any(box.meets(other) for other in taken)
-        )
-        found = next(free, None)
+        ]
+        clear = [index for index in free if not any(boxes[index].meets(other) for other in along)]
+        found = next(iter(clear or free), None)
         placed.append(None if found is None else tries[found])
         if found is not None:
             taken.append(boxes[found])
     return placed
+
+
+def _boxes_along(line: Sequence[tuple[float, float]]) -> list[_Box]:
+    """Small boxes, a few pixels apart, that cover a line."""
+    boxes = []
+    for (x, y), (to_x, to_y) in pairwise(line):
+        steps = max(1, round(max(abs(to_x - x), abs(to_y - y)) / 4))
+        for step in range(steps + 1):
+            at_x, at_y = x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
+            boxes.append(_Box(at_x - 1.5, at_y - 1.5, at_x + 1.5, at_y + 1.5))
+    return boxes
 
 
 def _box(label: Label, width: float) -> _Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from secateur.evaluation.record import EvaluationRecord, Measurement, Subject
-from secateur.report.difference import TIMES, difference, say_shortly
+from secateur.report.difference import TIMES, difference, noise_between, say_shortly
 from secateur.report.page import Cell, Number, Table
 
 
@@ -28,24 +28,29 @@ def summary_table(record: EvaluationRecord) -> Table:
 def best_of(record: EvaluationRecord, name: str) -> frozenset[str]:
     """The candidates that are best in a measurement: the best one, and those that do not differ from it beyond noise.
 
-    Nothing is best where there is only one candidate, where no way is better, or where all are equal.
+    Whether they do is told by paired samples where there are some, else by the noise of both values. Nothing is best
+    where there is only one candidate, where no way is better, or where none differs from another.
     """
     found = {one.name: one.measurements[name] for one in record.candidates if name in one.measurements}
     known = {subject: _rank(one) for subject, one in found.items() if one.value is not None or one.infinite}
     directions = {one.better for one in found.values()}
-    if len(known) < 2 or directions not in ({"higher"}, {"lower"}) or len(set(known.values())) == 1:
+    if len(known) < 2 or directions not in ({"higher"}, {"lower"}):
         return frozenset()
     pick = max if directions == {"higher"} else min
     winner = pick(known, key=lambda subject: known[subject])
-    equal = {subject for subject, value in known.items() if value == known[winner]}
-    noisy = {
-        subject
-        for pair in record.pairs
-        if pair.measurement == name and winner in (pair.candidate, pair.against)
-        if pair.difference.low <= 0.0 <= pair.difference.high
-        for subject in (pair.candidate, pair.against)
+    paired = {
+        frozenset((pair.candidate, pair.against)): pair.difference for pair in record.pairs if pair.measurement == name
     }
-    return frozenset(equal | noisy)
+
+    def equal(subject: str) -> bool:
+        pair = paired.get(frozenset((subject, winner)))
+        if pair is not None:
+            return pair.low <= 0.0 <= pair.high
+        noise = noise_between(found[subject], found[winner]) or 0.0
+        return known[subject] == known[winner] or abs(known[subject] - known[winner]) <= noise
+
+    best = frozenset(subject for subject in known if equal(subject))
+    return best if len(best) < len(known) else frozenset()
 
 
 def _columns(record: EvaluationRecord) -> list[str]:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from secateur.evaluation.measurements import counted, mean_of
-from secateur.evaluation.record import EvaluationRecord, Measurement, Noise, Subject
+from secateur.evaluation.record import EvaluationRecord, Measurement, Noise, Pair, Subject
 from secateur.metrics.interval import Interval
 from secateur.report.difference import difference
 from secateur.report.evaluation import whole_page
@@ -16,6 +16,7 @@ from secateur.report.summary import best_of, summary_table
 from tests.secateur.report import example
 
 MINUS = "\N{MINUS SIGN}"
+TIMES = {"a": 50.0, "b": 60.0, "c": 90.0}
 
 
 def column(record: EvaluationRecord, label: str) -> list[Number | str]:
@@ -40,10 +41,25 @@ def test_the_best_of_each_column_is_marked() -> None:
 
 def test_what_does_not_differ_from_the_best_beyond_noise_is_marked_too() -> None:
     record = example.record()
-    only = replace(record, candidates=record.candidates[2:])
-    assert best_of(only, "psnr") == {"keep 10%", "dearer and worse"}
-    apart = replace(only.pairs[0], difference=Interval(0.7, 0.2, 1.6, 0.95, 5))
-    assert best_of(replace(only, pairs=(apart,)), "psnr") == {"keep 10%"}
+    three = replace(record, candidates=record.candidates[1:])
+    equal = Pair("psnr", "keep 25%", "keep 10%", Interval(0.1, -0.2, 0.4, 0.95, 5))
+    apart = Pair("psnr", "keep 25%", "dearer and worse", Interval(4.0, 3.0, 5.0, 0.95, 5))
+    assert best_of(replace(three, pairs=(equal, apart)), "psnr") == {"keep 25%", "keep 10%"}
+    assert best_of(replace(three, pairs=(apart,)), "psnr") == {"keep 25%"}
+
+
+def test_times_without_pairs_are_told_apart_by_their_own_noise() -> None:
+    record = example.record()
+    times = {name: Measurement(ms, "ms", "lower", "time", noise=Noise("repeats", 7.0)) for name, ms in TIMES.items()}
+    candidates = tuple(Subject(name, measurements={"frame": one}) for name, one in times.items())
+    assert best_of(replace(record, candidates=candidates), "frame") == {"a", "b"}
+
+
+def test_nothing_is_best_where_none_differs() -> None:
+    record = example.record()
+    two = replace(record, candidates=record.candidates[2:])
+    assert best_of(two, "psnr") == frozenset()
+    assert best_of(replace(two, pairs=(replace(two.pairs[0], difference=Interval(0.7, 0.2, 1.6, 0.95, 5)),)), "psnr")
 
 
 def test_one_candidate_alone_is_not_the_best() -> None:

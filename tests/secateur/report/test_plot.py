@@ -76,3 +76,11 @@ def test_names_cover_neither_one_another_nor_points(places: list[tuple[float, fl
         for other in boxes[index + 1 :]:
             one = boxes[index]
             assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def test_names_keep_off_the_line_where_they_can() -> None:
+    line = [(100.0, 100.0), (250.0, 130.0)]
+    (first, _) = place_labels(["a candidate", "b"], line, (68, 14, 360, 236), line)
+    assert first is not None and first.y < 100.0
+    (crowded,) = place_labels(["a candidate"], line[:1], (95, 90, 200, 118), line)
+    assert crowded is not None
