@@ -115,9 +115,10 @@ def write_compression_report(
     judged = (
         "" if record.after is None else f" Judged on {len(record.after.psnr)} views, against {record.after.reference}."
     )
+    by = "its own renders" if record.capture == OWN_RENDERS else f"the photographs of {record.capture}"
     page = Page(
         name,
-        f"{name} compressed by {record.capture}.{judged} Pictures on the left are the field's as it was.",
+        f"{name}, compressed and recovered by {by}.{judged} Pictures on the left are of the field as it was.",
         "Before",
         tuple(View(one, image) for one, image in zip(names, before, strict=True)),
         (result,),
@@ -250,7 +251,7 @@ def _details(machine: Machine, versions: dict[str, str], options: dict[str, obje
     said = {"Machine": f"{machine.processor}, {machine.cores} cores"} | {
         name: str(value) for name, value in versions.items()
     }
-    return said | {name.replace("_", " ").capitalize(): str(value) for name, value in options.items()}
+    return said | {name.replace("_", " ").capitalize(): str(one) for name, one in options.items() if one is not None}
 
 
 def _pictures(images: Sequence[Float[Tensor, "H W 3"]]) -> tuple[Image, ...]:
