@@ -49,13 +49,21 @@ class Appearance:
         return self.colouring == "error against the twin"
 
 
+class Scale(NamedTuple):
+    """The values at both ends of the colours, and whether they are spread by their logarithm between."""
+
+    low: float
+    high: float
+    logarithmic: bool
+
+
 class Dress(NamedTuple):
-    """Colours (N, 3) and opacities (N, 1) in [0, 1] as float32, how many stay, and the ends of the colour scale."""
+    """Colours (N, 3) and opacities (N, 1) in [0, 1] as float32, how many stay, and what the colours stand for."""
 
     rgbs: Float[np.ndarray, "N 3"]
     opacities: Float[np.ndarray, "N 1"]
     kept: int
-    scale: tuple[float, float] | None
+    scale: Scale | None
 
 
 def dress(scene: SplatScene, appearance: Appearance, scores: Tensor | None, errors: Tensor | None) -> Dress:
@@ -93,28 +101,27 @@ def by_rank(scores: Float[Tensor, " N"]) -> Float[np.ndarray, "N 3"]:
     return _ramp(average_ranks(scores.double().cpu()).numpy())
 
 
-def by_value(values: Float[Tensor, " N"]) -> tuple[Float[np.ndarray, "N 3"], tuple[float, float]]:
-    """Colours as `by_rank`, by the values themselves, and the values at both ends of the scale.
+def by_value(values: Float[Tensor, " N"]) -> tuple[Float[np.ndarray, "N 3"], Scale]:
+    """Colours as `by_rank`, by the values themselves, and their scale.
 
     The ends are those that 1 % of the finite values lie below, and above. Positive values that span more than a factor
-    of 100 between them are spread by their logarithm. What is not finite takes the colour of the end that it is at.
+    of 100 between them are spread by their logarithm, where zeros take the colour of the low end. What is not finite
+    takes the colour of the end that it is at.
     """
     numbers = np.asarray(values.double().numpy(force=True))
     finite = numbers[np.isfinite(numbers)]
     low, high = (float(end) for end in np.quantile(finite, (0.01, 0.99))) if len(finite) else (0.0, 0.0)
     positive = finite[finite > 0]
-    if len(positive) and numbers.min() >= 0 and high > _ORDERS_OF_MAGNITUDE * (floor := _floor(positive, low)):
+    floor = low if low > 0 else float(np.quantile(positive, 0.01)) if len(positive) else np.inf
+    logarithmic = bool(len(positive) and numbers.min() >= 0 and high > _ORDERS_OF_MAGNITUDE * floor)
+    if logarithmic:
         low = floor
         with np.errstate(divide="ignore"):
             place = np.log(numbers / low) / np.log(high / low)
     else:
         place = (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
-    return _ramp(np.clip(np.nan_to_num(place, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)), (low, high)
-
-
-def _floor(positive: Float[np.ndarray, " M"], low: float) -> float:
-    """Where a logarithmic scale starts: zeros have no logarithm, and take the colour of its start."""
-    return low if low > 0 else float(np.quantile(positive, 0.01))
+    place = np.nan_to_num(place, nan=0.0, posinf=1.0, neginf=0.0)
+    return _ramp(np.clip(place, 0, 1)), Scale(low, high, logarithmic)
 
 
 def _ramp(places: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N 3"]:
@@ -123,7 +130,7 @@ def _ramp(places: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N 3"]:
 
 def _colours(
     scene: SplatScene, colouring: Colouring, scores: Tensor | None, errors: Tensor | None
-) -> tuple[Float[np.ndarray, "N 3"], tuple[float, float] | None]:
+) -> tuple[Float[np.ndarray, "N 3"], Scale | None]:
     if colouring == "rank of the score":
         return by_rank(_given(scores, "scores")), None
     if colouring == "score":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from compress3d.splats.evaluate import SceneFile
+from compress3d.splats.viewer.appearance import Scale
 from secateur.quantities import format_bytes
 from secateur.report.pictures import palette_stops
 
@@ -44,9 +45,11 @@ def budget_line(file: SceneFile, shown: int, kept: int) -> str:
     )
 
 
-def legend(title: str, scale: tuple[float, float] | None, unit: str = "") -> str:
+def legend(title: str, scale: Scale | None, unit: str = "") -> str:
     """A colour bar: from low to high rank, or between the two values of `scale`."""
-    low, high = ("least", "most") if scale is None else (f"{scale[0]:.3g}", f"{scale[1]:.3g} {unit}".strip())
+    low, high = ("least", "most") if scale is None else (f"{scale.low:.3g}", f"{scale.high:.3g} {unit}".strip())
+    if scale is not None and scale.logarithmic:
+        title += " (logarithmic scale)"
     bar = f"height:10px;border-radius:5px;background:linear-gradient(to right,{','.join(palette_stops())})"
     ends = f'<div style="display:flex;justify-content:space-between"><span>{low}</span><span>{high}</span></div>'
     return f'<div style="{_STYLE}">{escape(title)}<div style="{bar}"></div>{ends}</div>'

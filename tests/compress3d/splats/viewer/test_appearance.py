@@ -48,8 +48,8 @@ def test_ranks_are_brighter_the_higher_and_permute_with_the_gaussians() -> None:
 
 def test_values_that_span_orders_of_magnitude_are_spread_by_their_logarithm() -> None:
     wide = torch.logspace(-8, 0, 101)
-    colours, (low, high) = by_value(wide)
-    assert 0 < low < 1e-7 and 0.5 < high < 1
+    colours, (low, high, logarithmic) = by_value(wide)
+    assert logarithmic and 0 < low < 1e-7 and 0.5 < high < 1
     assert np.abs(colours[50] - by_value(torch.linspace(0, 1, 101))[0][50]).max() < 0.05
     zeros = torch.cat([torch.zeros(200), wide])
     assert np.array_equal(by_value(zeros)[0][0], colours[0])
@@ -57,8 +57,8 @@ def test_values_that_span_orders_of_magnitude_are_spread_by_their_logarithm() ->
 
 def test_values_all_equal_or_infinite_have_colours_too() -> None:
     for values in (torch.full((5,), 2.0), torch.full((5,), -torch.inf), torch.zeros(5)):
-        colours, (low, high) = by_value(values)
-        assert np.isfinite(colours).all() and low == high
+        colours, (low, high, logarithmic) = by_value(values)
+        assert not logarithmic and np.isfinite(colours).all() and low == high
     assert by_value(torch.tensor([1.0, 2.0, -torch.inf]))[0][2].sum() <= by_value(torch.tensor([1.0, 2.0]))[0][0].sum()
 
 

@@ -1,4 +1,5 @@
 from compress3d.splats.evaluate import SceneFile
+from compress3d.splats.viewer.appearance import Scale
 from compress3d.splats.viewer.statistics import budget_line, legend, statistics
 
 FILE = SceneFile("<b>&.ply", 2000, 2, 64_000, {"means": 64_000})
@@ -17,4 +18,6 @@ def test_the_budget_is_the_count_and_its_bytes() -> None:
 
 
 def test_a_legend_has_both_ends() -> None:
-    assert "least" in legend("rank", None) and "0.125" in legend("error", (0.125, 3), "world units")
+    assert "least" in legend("rank", None) and "logarithmic" not in legend("rank", None)
+    bar = legend("error", Scale(0.125, 3, True), "world units")
+    assert "0.125" in bar and "3 world units" in bar and "logarithmic" in bar
