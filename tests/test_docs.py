@@ -120,7 +120,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None or find_spec("material") is None:
         pytest.skip("mkdocs-material and mkdocstrings are not installed: pip install '.[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     home = (tmp_path / "site" / "index.html").read_text()
     assert not re.search(r'(?:src|href)="(?:https?:)?//(?!squidfunk|zensical)[^"]*\.(?:js|css|woff2?)"', home)
