@@ -33,11 +33,13 @@ def record_of(found: Comparison, start: Start, settings: Settings) -> Evaluation
     networks = found.networks
     protocol: dict[str, Any] = {
         "networks": {one.name: one.weights_sha256 for one in networks.looking},
-        "lpips": None if networks.perceptual is None else networks.perceptual.weights_sha256,
-        "captions": None if settings.captions is None else hash_path(settings.captions),
         "paired": not settings.unpaired,
         "seed": settings.seed,
     }
+    if networks.perceptual is not None:
+        protocol["lpips"] = networks.perceptual.weights_sha256
+    if settings.captions is not None:
+        protocol["captions"] = hash_path(settings.captions)
     candidates = tuple(
         _candidate(result, name, found, settings) for result, name in zip(found.candidates, names, strict=True)
     )

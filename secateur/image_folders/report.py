@@ -103,21 +103,19 @@ def _distances(result: FolderResult, found: Comparison) -> Table:
         said, floor = one.distances, found.floors.get(one.features)
         error = "" if one.error is None else f" ± {one.error:.2g}"
         real = ("", "") if floor is None else (f"{floor.frechet:.4g}", f"{floor.kid:.4g}")
-        images, dimensions = str(said.samples), str(said.dimensions)
-        rows.append((said.name, f"{said.frechet:.4g}{error}", real[0], images, dimensions))
-        rows.append((f"KID-{one.features}", f"{said.kid.mean:.4g}", real[1], images, dimensions))
+        rows.append((said.name, f"{said.frechet:.4g}{error}", real[0], str(said.samples)))
+        rows.append((f"KID-{one.features}", f"{said.kid.mean:.4g}", real[1], str(said.samples)))
     clip = found.networks.clip
     if result.cmmd is not None and clip is not None:
         real_cmmd = "" if found.cmmd_floor is None else f"{found.cmmd_floor:.4g}"
-        rows.append(
-            (f"CMMD-{clip.name}", f"{result.cmmd:.4g}", real_cmmd, str(len(result.folder)), str(clip.dimensions))
-        )
-    columns = ("Distance", "Value", "Real against real", "Images", "Dimensions")
+        rows.append((f"CMMD-{clip.name}", f"{result.cmmd:.4g}", real_cmmd, str(len(result.folder))))
+    columns = ("Distance", "Value", "Real against real", "Images")
     return Table("Distances", columns, tuple(rows), _on_distances(result, found))
 
 
 def _on_distances(result: FolderResult, found: Comparison) -> str:
-    said = ["Frechet distances at other numbers of images cannot be compared; ± is the standard error."]
+    said = [f"{one.features} has {one.distances.dimensions} dimensions." for one in result.distances]
+    said.append("Frechet distances at other numbers of images cannot be compared; ± is the standard error.")
     halves = {floor.images for floor in found.floors.values()}
     if halves:
         said.append(
