@@ -163,6 +163,9 @@ COMMAND_LINE = [
     ("evaluate ball.ply cut.sog -o report", "cut.sog: not a zip archive"),
     ("evaluate ball.ply ball.spz -o report --views 0", "must be at least 1"),
     ("evaluate ball.ply ball.spz -o report --vews 3", "did you mean --views?"),
+    ("evaluate ball.ply ball.spz -o report --samples 3", "--samples belongs to an evaluation of", "one of splat"),
+    ("evaluate ball.ply ball.spz -o report --fail-on-worse", "--fail-on-worse", "--compare"),
+    ("evaluate ball.ply ball.spz -o picture.png", "picture.png cannot be a folder: it is a file"),
     ("evaluate vit dit -o report", "dit"),
 ]
 MISTAKES = [*SCENES, *COMPRESSION, *PICTURES, *CAPTURES, *FIELDS_AND_MESHES, *DIFFUSION, *VIT, *COMMAND_LINE]
