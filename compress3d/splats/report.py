@@ -155,9 +155,9 @@ def _measured(records: Sequence[Compression], names: Sequence[str], start: Start
         replace(subject_of(record.compressed, record.quality), name=name)
         for record, name in zip(records, names, strict=True)
     ]
-    seconds = {name: sum(record.seconds.values()) for record, name in zip(records, names, strict=True)}
     speed = first.original.speed
-    run = start.run(seconds, PACKAGES, {}, speed.threads if speed else None)
+    seeds = {"views": int(str(first.options["seed"]))}
+    run = start.run({}, PACKAGES, seeds, speed.threads if speed else None)
     quality = first.quality
     return EvaluationRecord(
         kind=KIND,

@@ -111,7 +111,10 @@ def _figures(one: Subject, record: EvaluationRecord) -> tuple[Figure, ...]:
 def _tables(record: EvaluationRecord, own: Collection[str]) -> list[Table]:
     """Tables of the whole run, but for those whose titles the domain's own have."""
     tables = [comparison_table(record), pairs_table(record)]
-    tables.append(time_table(record.runs[0].seconds) if len(record.runs) == 1 else _runs(record.runs))
+    if len(record.runs) > 1:
+        tables.append(_runs(record.runs))
+    elif record.runs[0].seconds:
+        tables.append(time_table(record.runs[0].seconds))
     return [table for table in tables if table is not None and table.title not in own]
 
 

@@ -22,7 +22,8 @@ def summary_table(record: EvaluationRecord) -> Table:
         cells = (_compared(one, name, before, one.name in best[name]) for name in names)
         rows.append((one.name, *cells))
     columns = ("", *(labels[name] for name in names))
-    return Table("All candidates", columns, tuple(rows), _note(record), pinned=1)
+    title = "All candidates" if len(record.candidates) > 1 else "Before and after"
+    return Table(title, columns, tuple(rows), _note(record), pinned=1)
 
 
 def best_of(record: EvaluationRecord, name: str) -> frozenset[str]:
