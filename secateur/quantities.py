@@ -77,9 +77,9 @@ def format_bytes(size: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """A count for people, in thousands to trillions from a hundred thousand up: "38,893", "17.7 M", "20.9 G"."""
-    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= max(factor, 1e5):
+    """A count for people, in millions to trillions from a million up: "381,610", "17.7 M", "20.9 G"."""
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= factor:
             return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:.0f} {unit}"
     return f"{count:,.0f}"
 

@@ -54,8 +54,8 @@ def difference(one: Measurement, before: Measurement | None) -> Difference:
 
 
 def say_shortly(one: Measurement) -> str:
-    """The value for people, counts in thousands and millions."""
-    if one.value is not None and not one.unit and is_cost(one) and one.value >= 1e5:
+    """The value for people, large counts in millions."""
+    if one.value is not None and not one.unit and is_cost(one) and one.value >= 1e6:
         return format_count(one.value)
     return say(one)
 

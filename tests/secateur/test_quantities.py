@@ -90,5 +90,12 @@ def test_decibels_for_people() -> None:
 
 
 def test_counts_are_exact_while_they_are_short() -> None:
-    said = {99_999: "99,999", 381_610: "382 k", 999_950: "1000 k", 20_908_224: "20.9 M", 4.1e12: "4.1 T", 0: "0"}
+    said = {
+        381_610: "381,610",
+        999_999: "999,999",
+        999_950_000: "1000 M",
+        20_908_224: "20.9 M",
+        4.1e12: "4.1 T",
+        0: "0",
+    }
     assert {count: format_count(count) for count in said} == said
