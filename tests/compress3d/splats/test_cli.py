@@ -196,10 +196,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert less["measurements"]["psnr"]["value"] > 10 and psnr["value"] is None and psnr["infinite"]
     assert ssim["value"] == pytest.approx(1)
     assert [one["name"] for one in made["candidates"]] == ["less.ply", "ball.ply (candidate)"]
-    assert (
-        made["runs"][0]["command"]
-        == f"secateur {line} --json"
-    )
+    assert made["runs"][0]["command"] == f"secateur {line} --json"
     assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "results.json"}
     assert run("evaluate ball.ply less.ply -o report --cameras cameras.json") == 0
     assert "less.ply" in capsys.readouterr().out
