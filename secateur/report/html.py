@@ -66,7 +66,7 @@ def _document(page: Page, encoding: Encoding) -> str:
         title=escape(page.title),
         subtitle=escape(page.subtitle),
         description=escape(description(page), quote=True),
-        icon=icon(page.views[0].image) if page.views else _NO_ICON,
+        icon=_icon(page),
         style=asset("page.css"),
         script=asset("page.js"),
         first=page.chosen,
@@ -80,6 +80,12 @@ def _document(page: Page, encoding: Encoding) -> str:
         details=_details(page, encoding),
         pictures=_pictures(page, scale, encoding) if page.views else "{}",
     )
+
+
+def _icon(page: Page) -> str:
+    """The first picture, by which tabs and the index of runs know the page."""
+    pictures = (*page.views, *(drawing for result in page.results for drawing in result.drawings))
+    return icon(pictures[0].image) if pictures else _NO_ICON
 
 
 def _plots(page: Page, choices: Mapping[str, int]) -> str:
