@@ -84,8 +84,9 @@ def _document(page: Page, encoding: Encoding) -> str:
 
 def _icon(page: Page) -> str:
     """The first picture, by which tabs and the index of runs know the page."""
-    pictures = (*page.views, *(drawing for result in page.results for drawing in result.drawings))
-    return icon(pictures[0].image) if pictures else _NO_ICON
+    drawings = [drawing.image for result in page.results for drawing in result.drawings]
+    pictures = [*(view.image for view in page.views), *drawings]
+    return icon(pictures[0]) if pictures else _NO_ICON
 
 
 def _plots(page: Page, choices: Mapping[str, int]) -> str:
