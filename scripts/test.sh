@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format check, types and tests. Exits non-zero when any of them fails.
+# Lint, format check, types and tests, these on all cores. Exits non-zero when any of them fails.
 #
 #   scripts/test.sh [--all] [pytest arguments]        --all also runs the tests marked slow
 set -euo pipefail
@@ -26,8 +26,10 @@ else
     printf 'test: ruff and mypy found nothing\n'
 fi
 
+# A process a core, each of one thread: two of them with two threads each would wait for one another.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 status=0
-"$python" -m pytest "$@" || status=$?
+"$python" -m pytest --numprocesses auto --maxprocesses 4 "$@" || status=$?
 if ((${#failed[@]})) && ((status == 0)); then
     status=1
 fi

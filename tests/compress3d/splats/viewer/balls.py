@@ -8,13 +8,14 @@ from compress3d.splats.views import sample_views
 
 
 def scene(count: int = 200, seed: int = 0) -> SplatScene:
-    """A ball of opaque Gaussians of all colours, radius 1."""
+    """A ball of opaque Gaussians of all colours, radius 1: filled, for a shell alone would pass for a room."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    means = torch.nn.functional.normalize(normal(count, 3), dim=1)
+    radii = torch.rand(count, 1, generator=generator) ** (1 / 3)
+    means = radii * torch.nn.functional.normalize(normal(count, 3), dim=1)
     scales = 0.3 * normal(count, 3) - 2.5
     return SplatScene(means, normal(count, 4), scales, normal(count) + 2, normal(count, 1, 3), torch.zeros(count, 0, 3))
 
