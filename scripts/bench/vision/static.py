@@ -29,18 +29,18 @@ HOW = (
 )
 
 
-LONG = "Group Fisher"
-"""The method that trains long, too."""
+LONG = ("rate-distortion", "Group Fisher")
+"""Methods that train long, too."""
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a method and share, the middle one first, and one for a long training."""
+    """One part a method and share, the middle one first, and two for long trainings."""
     found: dict[str, Job] = {
         f"{method}: {sparsity:.0%}": partial(_method, method, sparsity, STEPS, settings)
         for sparsity in sorted(settings.sparsities, key=lambda sparsity: abs(sparsity - 0.5))
         for method in ENTRANTS
     }
-    return found | {f"{LONG}: 50%, long": partial(_method, LONG, 0.5, LONG_STEPS, settings)}
+    return found | {f"{method}: 50%, long": partial(_method, method, 0.5, LONG_STEPS, settings) for method in LONG}
 
 
 def _method(
