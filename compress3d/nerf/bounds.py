@@ -25,8 +25,9 @@ _MOST_VIEWS = 60
 def box_of(capture: Capture) -> Box:
     """A cube that holds what the training photographs show.
 
-    Around the point that the optical axes come closest to, as far as all cameras see; where the photographs have alpha,
-    around their visual hull (Laurentini 1994) within that.
+    Around the point that the optical axes come closest to. Where the photographs have alpha: their visual hull
+    (Laurentini 1994), as far as all cameras see. Else what is behind must have its place, too: the cameras' own cube,
+    and as much again on every side, as instant-ngp's `aabb_scale` makes room.
 
     Raises:
         ValueError: there are no training photographs.
@@ -36,7 +37,7 @@ def box_of(capture: Capture) -> Box:
         raise ValueError(f"{capture.name}: no photographs to train on")
     loose = _seen_by_all(seen)
     if seen.alphas is None:
-        return loose
+        return _around_cameras(seen, loose)
     hull = visual_hull(seen, loose, _COARSE)
     if not bool(hull.any()):
         return loose
@@ -100,6 +101,14 @@ def _seen_by_all(capture: Capture) -> Box:
         nearest, radius = positions.mean(dim=0), 2 * cameras.extent
     x, y, z = (nearest - radius).tolist()
     return Box((x, y, z), 2 * max(radius, 1e-6))
+
+
+def _around_cameras(capture: Capture, loose: Box) -> Box:
+    """A cube with the same middle that reaches twice as far as the farthest camera."""
+    middle = torch.tensor(loose.low) + loose.side / 2
+    half = max(2 * float((capture.cameras.positions - middle).norm(dim=1).max()), loose.side / 2)
+    x, y, z = (middle - half).tolist()
+    return Box((x, y, z), 2 * half)
 
 
 def _may_be_seen(

@@ -28,6 +28,13 @@ def test_the_box_holds_the_object() -> None:
     assert box.side < 4
 
 
+def test_without_silhouettes_there_is_room_behind_what_is_photographed() -> None:
+    capture = photographed(16)
+    loose, box = box_of(capture), box_of(dataclasses.replace(capture, alphas=None))
+    positions = box.inward(capture.cameras.positions)
+    assert box.side > 2 * loose.side and bool(((positions > 0.2) & (positions < 0.8)).all())
+
+
 def test_the_hull_holds_the_object_and_little_else() -> None:
     capture, scene = photographed(16), blobs()
     box = Box((-1.8, -1.8, -1.8), 3.6)
