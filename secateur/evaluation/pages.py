@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.evaluation.record import Change, EvaluationRecord, Measurement
-from secateur.evaluation.wording import say_value
+from secateur.evaluation.wording import say_difference, say_value
 from secateur.report.page import Cell, Number, Table
 
 
@@ -33,7 +33,7 @@ def _change_row(change: Change, record: EvaluationRecord) -> tuple[Cell, ...]:
     found = measurement_of(change, record)
     unit, label = ("", change.measurement or "the whole") if found is None else (found.unit, found.label)
     numbers = [Number(say_value(value, unit), value) for value in (change.old, change.new)]
-    noise = "" if change.noise is None else say_value(change.noise, unit)
+    noise = "" if change.noise is None else say_difference(change.noise, unit)
     return (change.subject, label, change.verdict, *numbers, noise, change.reason)
 
 
@@ -52,9 +52,9 @@ def pairs_table(record: EvaluationRecord) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
     for pair in record.pairs:
         one = next(one for one in record.candidates if one.name == pair.candidate).measurements[pair.measurement]
-        low, high = (say_value(end, one.unit) for end in (pair.difference.low, pair.difference.high))
+        low, high = (say_difference(end, one.unit) for end in (pair.difference.low, pair.difference.high))
         apart = "yes" if pair.difference.low > 0 or pair.difference.high < 0 else "no"
-        mean = Number(say_value(pair.difference.mean, one.unit), pair.difference.mean)
+        mean = Number(say_difference(pair.difference.mean, one.unit), pair.difference.mean)
         rows.append((f"{pair.candidate} - {pair.against}", one.label, mean, f"{low} to {high}", apart))
     confidence = record.pairs[0].difference.confidence
     note = f"Mean of the paired differences, with their bootstrap interval of {confidence:.0%}."

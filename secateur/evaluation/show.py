@@ -7,7 +7,7 @@ from rich.table import Table
 from secateur.console import console
 from secateur.evaluation.pages import measurement_of
 from secateur.evaluation.record import EvaluationRecord
-from secateur.evaluation.wording import say_value, say_with_noise
+from secateur.evaluation.wording import say_difference, say_value, say_with_noise
 
 _STYLES = {"worse": "red", "better": "green"}
 
@@ -40,7 +40,7 @@ def show_comparison(record: EvaluationRecord) -> None:
         one = measurement_of(change, record)
         unit, label = ("", change.measurement or "the whole") if one is None else (one.unit, one.label)
         numbers = [say_value(value, unit) for value in (change.old, change.new)]
-        noise = "" if change.noise is None else say_value(change.noise, unit)
+        noise = "" if change.noise is None else say_difference(change.noise, unit)
         style = _STYLES.get(change.verdict)
         table.add_row(change.subject, label, change.verdict, *numbers, noise, change.reason, style=style)
     if table.row_count:

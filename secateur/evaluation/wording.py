@@ -35,6 +35,11 @@ def say_value(value: float | None, unit: str) -> str:
     return f"{number} {_UNITS.get(unit, unit)}".rstrip()
 
 
+def say_difference(value: float | None, unit: str) -> str:
+    """A difference of two values with its unit: those of shares are points."""
+    return f"{100 * value:.2f} points" if unit == "share" and value is not None else say_value(value, unit)
+
+
 def say_with_noise(measurement: Measurement) -> str:
     """The value, and how sure it is to two digits: "40.1 ± 1.8 dB"; as `say` where it is counted, or not known."""
     noise, value, unit = measurement.noise, measurement.value, measurement.unit

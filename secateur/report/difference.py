@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from secateur.evaluation.record import Better, Measurement
-from secateur.evaluation.wording import say, say_value
+from secateur.evaluation.wording import say, say_difference
 from secateur.metrics.interval import Interval
 from secateur.quantities import format_count
 from secateur.report.page import Tone
@@ -75,7 +75,7 @@ def noise_between(one: Measurement, other: Measurement) -> float | None:
 
 def _signed(value: float, unit: str) -> str:
     sign = "+" if value >= 0.0 else "\N{MINUS SIGN}"
-    amount = f"{100 * abs(value):.2f} points" if unit == "share" else say_value(abs(value), unit)
+    amount = say_difference(abs(value), unit)
     return sign + amount
 
 
