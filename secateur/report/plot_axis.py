@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 _LOGARITHMIC = 40.0
 """Values whose largest is this many times the smallest are drawn by their powers of ten."""
+_POWERS = (-307, 308)
+"""Of ten: those that a float holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def _logarithmic(low: float, high: float, start: float, end: float) -> Axis:
     margin = 0.08 * (top - bottom)
     bottom, top = bottom - margin, top + margin
     every = math.ceil((top - bottom) / 5)
-    powers = range(math.ceil(bottom), math.floor(top) + 1, every)
+    powers = range(max(math.ceil(bottom), _POWERS[0]), min(math.floor(top), _POWERS[1]) + 1, every)
     return Axis(start, end, bottom, top, tuple(10.0**power for power in powers), math.log10)
 
 

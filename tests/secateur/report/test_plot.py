@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from secateur.report.page import Plot, Point
 from secateur.report.plot import render_plot
+from secateur.report.plot_axis import axis_of
 from secateur.report.plot_labels import place_labels
 
 coordinates = st.floats(-1e6, 1e6) | st.just(math.inf)
@@ -20,6 +21,12 @@ def test_finite_points_are_drawn_inside(places: list[tuple[float, float]]) -> No
     for x, y in drawn:
         assert 0 <= float(x) <= 440 and 0 <= float(y) <= 280
     assert "nan" not in svg and "inf" not in svg
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.8e-301), (1.0, 5e-324), (1e300, 1.7e308, 1.0)])
+def test_axes_reach_as_far_as_floats(values: tuple[float, ...]) -> None:
+    axis = axis_of(values, 0.0, 400.0)
+    assert axis.ticks and all(0 <= axis(value) <= 400 for value in (*values, *axis.ticks))
 
 
 def test_more_is_higher_and_further_right() -> None:
