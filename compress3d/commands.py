@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from compress3d.suffixes import SPLAT_CODECS, splat_codec
-from secateur.cli import Command, CommandGroup, argument_type
+from secateur.cli import Command, CommandGroup, argument_type, later
 from secateur.quantities import parse_decibels, parse_keep, parse_size
+
+_CLI = "compress3d.splats.cli"
 
 CAMERAS: dict[str, Any] = {
     "type": Path,
@@ -25,15 +26,6 @@ UP: dict[str, Any] = {
     "help": "axis of the scene that points up in the views that are sampled (--up=z; default: -y)",
 }
 _SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
-
-
-def _later(name: str, module: str = "splats.cli") -> Callable[..., Any]:
-    """A function of `splats/cli.py`, or of another module of this package, looked up when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(f"compress3d.{module}"), name)(*arguments, **options)
-
-    return call
 
 
 def _several(parse: Callable[[Any], Any]) -> Callable[[Any], str]:
@@ -352,7 +344,7 @@ class SplatEvaluator:
         "--up": UP,
         "--seed": _SEED,
     }
-    run = staticmethod(_later("evaluate_files"))
+    run = staticmethod(later(_CLI, "evaluate_files"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is named as splat scenes are."""
@@ -367,32 +359,35 @@ SPLAT = CommandGroup(
         "info": Command(
             "say what is in a scene: Gaussians, bytes by attribute, extent",
             _add_scene,
-            _later("describe_file"),
-            _later("show_info"),
+            later(_CLI, "describe_file"),
+            later(_CLI, "show_info"),
         ),
         "compress": Command(
             "make a scene smaller, to a share, a size or a quality, and measure what it cost",
             _configure_compress,
-            _later("compress_file"),
-            _later("show_compressions"),
+            later(_CLI, "compress_file"),
+            later(_CLI, "show_compressions"),
         ),
         "convert": Command(
-            "write a scene in another format", _configure_convert, _later("convert_file"), _later("show_conversion")
+            "write a scene in another format",
+            _configure_convert,
+            later(_CLI, "convert_file"),
+            later(_CLI, "show_conversion"),
         ),
         "render": Command(
-            "draw pictures of a scene", _configure_render, _later("render_file"), _later("show_pictures")
+            "draw pictures of a scene", _configure_render, later(_CLI, "render_file"), later(_CLI, "show_pictures")
         ),
         "view": Command(
             "look at a scene in the browser: beside its twin, by importance, and what would go",
             _configure_view,
-            _later("view_file", "splats.view_cli"),
-            _later("show_viewing", "splats.view_cli"),
+            later("compress3d.splats.view_cli", "view_file"),
+            later("compress3d.splats.view_cli", "show_viewing"),
         ),
         "train": Command(
             "train a scene from posed photographs",
             _configure_train,
-            _later("train_capture", "splats.train_cli"),
-            _later("show_training", "splats.train_cli"),
+            later("compress3d.splats.train_cli", "train_capture"),
+            later("compress3d.splats.train_cli", "show_training"),
         ),
     },
 )

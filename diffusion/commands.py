@@ -3,15 +3,16 @@ must not wait for torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from secateur.cli import Command, CommandGroup, argument_type
+from secateur.cli import Command, CommandGroup, argument_type, later
 from secateur.evaluation.command import evaluate_one
+
+_CLI = "diffusion.cli"
 
 _SAMPLES: dict[str, dict[str, Any]] = {
     "--samples": {"type": int, "metavar": "N", "help": "samples of each model (default: 16)"},
@@ -27,15 +28,6 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "help": "take distances from real pictures of the demo models' data, and tell classes",
     },
 }
-
-
-def _later(name: str) -> Callable[..., Any]:
-    """A function of `cli.py`, looked up when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module("diffusion.cli"), name)(*arguments, **options)
-
-    return call
 
 
 def _parse_count(value: Any) -> int:
@@ -92,7 +84,7 @@ class DiffusionEvaluator:
     """Compares pruned diffusion models with the one that they stand for."""
 
     options: Mapping[str, Mapping[str, Any]] = _SAMPLES
-    run = staticmethod(_later("evaluate_folders"))
+    run = staticmethod(later(_CLI, "evaluate_folders"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is a folder of a pipeline or of a single network of diffusers."""
@@ -110,23 +102,26 @@ DIFFUSION = CommandGroup(
         "prune": Command(
             "carry out a recipe: score, cut, repair, recover, evaluate and save; a run that was stopped goes on",
             _configure_prune,
-            _later("prune_recipe"),
-            _later("show_pruning"),
+            later(_CLI, "prune_recipe"),
+            later(_CLI, "show_pruning"),
         ),
         "recipes": Command(
             "list the recipes that come with the package",
             _configure_recipes,
-            _later("list_recipes"),
-            _later("show_recipes"),
+            later(_CLI, "list_recipes"),
+            later(_CLI, "show_recipes"),
         ),
         "info": Command(
             "say what is in a model: parameters, multiply-adds, units that can go",
             _configure_info,
-            _later("describe_model"),
-            _later("show_info"),
+            later(_CLI, "describe_model"),
+            later(_CLI, "show_info"),
         ),
         "generate": Command(
-            "draw pictures with a pipeline", _configure_generate, _later("generate_pictures"), _later("show_pictures")
+            "draw pictures with a pipeline",
+            _configure_generate,
+            later(_CLI, "generate_pictures"),
+            later(_CLI, "show_pictures"),
         ),
         "evaluate": evaluate_one(
             "measure pruned models against the dense one: quality, sizes, times, and a page with pictures",

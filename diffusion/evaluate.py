@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from diffusion.scores import LatentSource
-from diffusion.unfinished import UnfinishedSamples, numbers
+from diffusion.tally import Tally, known_of, restored
+from diffusion.unfinished import UnfinishedSamples
 from secateur.console import Report, silent
 from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution import (
@@ -24,7 +25,6 @@ from secateur.metrics.distribution import (
     paired_interval,
 )
 from secateur.metrics.features.interface import check_images
-from secateur.metrics.image import psnr, ssim
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.timing_turn import timing_turn
 from secateur.report.notebook import table_html
@@ -33,8 +33,6 @@ from secateur.report.record import Machine, Steps, describe_machine, package_ver
 PACKAGES = ("secateur", "torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy")
 DENSE = "dense"
 """What the model is called that the others stand for."""
-
-_SMALLEST_SSIM = 11
 
 _JACKKNIFE = 30
 """Samples that the standard error of a Frechet distance takes at least."""
@@ -253,14 +251,14 @@ def evaluate(
         raise ValueError(f"{DENSE!r} is the reference: call the candidate otherwise")
     steps = Steps()
     models = {DENSE: dense, **candidates}
-    tallies = {name: _Tally(judges, shown) for name in models}
+    tallies = {name: Tally(judges, shown) for name in models}
     with steps("sample"), torch.no_grad():
-        done = 0 if unfinished is None else _restored(unfinished, tallies)
+        done = 0 if unfinished is None else restored(unfinished, tallies)
         for start in range(done, len(sampling.seeds), sampling.batch_size):
             report(start / len(sampling.seeds), f"sampling: {start} of {len(sampling.seeds)} seeds")
             _sample_batch(models, tallies, sampling, start, classifier)
             if unfinished is not None:
-                unfinished.keep(start + sampling.batch_size, lambda: _known(tallies))
+                unfinished.keep(start + sampling.batch_size, lambda: known_of(tallies))
     with steps("judge"):
         report(1.0, "judging")
         quality = {
@@ -285,89 +283,9 @@ def evaluate(
     return record, {name: torch.cat(tally.pictures) for name, tally in tallies.items() if tally.pictures}
 
 
-@dataclass
-class _Tally:
-    """What is kept of a model's samples."""
-
-    judges: Sequence[DistributionJudge]
-    shown: int
-    vectors: list[list[Tensor]] = field(init=False)
-    pictures: list[Tensor] = field(default_factory=list)
-    correct: list[bool] = field(default_factory=list)
-    latent_mse: list[float] = field(default_factory=list)
-    squared_error: float = 0.0
-    dense_squares: float = 0.0
-    psnr: list[float] = field(default_factory=list)
-    ssim: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.vectors = [[] for _ in self.judges]
-
-    def known(self) -> dict[str, Tensor]:
-        """All of it as tensors."""
-        found = {f"vectors/{index}": torch.cat(held) for index, held in enumerate(self.vectors) if held}
-        if self.pictures:
-            found["pictures"] = torch.cat(self.pictures)
-        lists: dict[str, list[Any]] = {
-            "correct": self.correct,
-            "latent_mse": self.latent_mse,
-            "psnr": self.psnr,
-            "ssim": self.ssim,
-        }
-        found |= {name: numbers(values) for name, values in lists.items() if values}
-        return found | {"sums": numbers([self.squared_error, self.dense_squares])}
-
-    def restore(self, known: Mapping[str, Tensor]) -> None:
-        """Take over what `known` gave."""
-        self.vectors = [[known[f"vectors/{index}"]] for index in range(len(self.judges))]
-        self.pictures = [known["pictures"]] if "pictures" in known else []
-        self.correct = [bool(right) for right in known.get("correct", ())]
-        self.latent_mse, self.psnr, self.ssim = (
-            known[name].tolist() if name in known else [] for name in ("latent_mse", "psnr", "ssim")
-        )
-        self.squared_error, self.dense_squares = known["sums"].tolist()
-
-    def look(self, pictures: Tensor) -> None:
-        """Take the vectors of a batch, and keep its pictures while there are too few."""
-        for judge, held in zip(self.judges, self.vectors, strict=True):
-            held.append(judge.features(pictures).cpu())
-        missing = self.shown - sum(map(len, self.pictures))
-        if missing > 0:
-            self.pictures.append(pictures[:missing].cpu().clone())
-
-    def compare(self, latents: Tensor, pictures: Tensor, dense_latents: Tensor, dense_pictures: Tensor) -> None:
-        """Note the errors of a batch against the dense model's."""
-        error = (latents.double() - dense_latents.double()).square().flatten(1)
-        self.latent_mse += error.mean(dim=1).tolist()
-        self.squared_error += float(error.sum())
-        self.dense_squares += float(dense_latents.double().square().sum())
-        ours, theirs = _channels_last(pictures), _channels_last(dense_pictures)
-        self.psnr += psnr(ours, theirs).tolist()
-        if min(ours.shape[1:3]) >= _SMALLEST_SSIM:
-            self.ssim += ssim(ours, theirs).tolist()
-
-
-def _known(tallies: Mapping[str, _Tally]) -> dict[str, Tensor]:
-    return {
-        f"{index}/{name}": value
-        for index, tally in enumerate(tallies.values())
-        for name, value in tally.known().items()
-    }
-
-
-def _restored(unfinished: UnfinishedSamples, tallies: Mapping[str, _Tally]) -> int:
-    """How many samples need not be made again: the tallies have them."""
-    done, known = unfinished.load()
-    if done:
-        for index, tally in enumerate(tallies.values()):
-            own = f"{index}/"
-            tally.restore({name.removeprefix(own): one for name, one in known.items() if name.startswith(own)})
-    return done
-
-
 def _sample_batch(
     models: Mapping[str, nn.Module],
-    tallies: Mapping[str, _Tally],
+    tallies: Mapping[str, Tally],
     sampling: Sampling,
     start: int,
     classifier: Classifier | None,
@@ -399,15 +317,9 @@ def _checked(latents: Tensor, name: str, seeds: Sequence[int], dense: Tensor | N
     return latents
 
 
-def _channels_last(pictures: Float[Tensor, "N C H W"]) -> Float[Tensor, "N H W 3"]:
-    if pictures.shape[1] not in (1, 3):
-        raise ValueError(f"pictures must have 1 or 3 channels, got {tuple(pictures.shape)}: decode the latents")
-    return pictures.float().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-
-
 def _judged(
-    tally: _Tally,
-    dense: _Tally,
+    tally: Tally,
+    dense: Tally,
     judges: Sequence[DistributionJudge],
     sampling: Sampling,
     classifier: Classifier | None,
@@ -426,7 +338,7 @@ def _judged(
     return paired, distances, accuracy, errors
 
 
-def _paired(tally: _Tally, seed: int) -> Paired:
+def _paired(tally: Tally, seed: int) -> Paired:
     count = len(tally.latent_mse)
     return Paired(
         sum(tally.latent_mse) / count,
@@ -442,7 +354,7 @@ def _paired(tally: _Tally, seed: int) -> Paired:
     )
 
 
-def _accuracy(tally: _Tally, dense: _Tally, labels: Sequence[int], names: Sequence[str], seed: int) -> ClassAccuracy:
+def _accuracy(tally: Tally, dense: Tally, labels: Sequence[int], names: Sequence[str], seed: int) -> ClassAccuracy:
     correct, before = ([float(right) for right in one.correct] for one in (tally, dense))
     asked = torch.tensor(labels)
     by_class = {names[label]: float(torch.tensor(correct)[asked == label].mean()) for label in sorted(set(labels))}

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from typing import Any, NoReturn
 
@@ -157,6 +158,15 @@ def _command_parser(help: str, configure: Callable[[ArgumentParser], object]) ->
 
 class _Unfit(argparse.ArgumentTypeError, ValueError):
     """A value that will not do: argparse knows the one, jsonargparse, which reads recipes, the other."""
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """The function of that name, whose module is imported when it is called: help must not wait for torch."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return call
 
 
 def argument_type(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -4,15 +4,16 @@ must not wait for torch."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from secateur.cli import Command, CommandGroup
+from secateur.cli import Command, CommandGroup, later
 from secateur.evaluation.command import evaluate_one
+
+_CLI = "vit.cli"
 
 _IMAGES: dict[str, dict[str, Any]] = {
     "--data": {
@@ -22,15 +23,6 @@ _IMAGES: dict[str, dict[str, Any]] = {
     "--batch": {"type": int, "metavar": "N", "help": "images at a time, also while models are timed (default: 32)"},
     "--threads": {"type": int, "metavar": "N", "help": "that torch may use while models are timed (default: 1)"},
 }
-
-
-def _later(name: str) -> Callable[..., Any]:
-    """A function of `cli.py`, looked up when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module("vit.cli"), name)(*arguments, **options)
-
-    return call
 
 
 def _configure_prune(parser: ArgumentParser) -> None:
@@ -63,7 +55,7 @@ class VitEvaluator:
     """Compares pruned vision transformers with the one that they stand for."""
 
     options: Mapping[str, Mapping[str, Any]] = _IMAGES
-    run = staticmethod(_later("evaluate_folders"))
+    run = staticmethod(later(_CLI, "evaluate_folders"))
 
     def accepts(self, path: Path) -> bool:
         """Whether `path` is a folder of a model of transformers."""
@@ -82,20 +74,20 @@ VIT = CommandGroup(
         "prune": Command(
             "carry out a recipe: cut, drop tokens, recover, evaluate and save; a run that was stopped goes on",
             _configure_prune,
-            _later("prune_recipe"),
-            _later("show_pruning"),
+            later(_CLI, "prune_recipe"),
+            later(_CLI, "show_pruning"),
         ),
         "recipes": Command(
             "list the recipes that come with the package",
             _configure_recipes,
-            _later("list_recipes"),
-            _later("show_recipes"),
+            later(_CLI, "list_recipes"),
+            later(_CLI, "show_recipes"),
         ),
         "info": Command(
             "say what is in a model: parameters, multiply-adds, units that can go, tokens",
             _configure_info,
-            _later("describe_model"),
-            _later("show_info"),
+            later(_CLI, "describe_model"),
+            later(_CLI, "show_info"),
         ),
         "evaluate": evaluate_one(
             "measure pruned models against the dense one: accuracy, agreement, sizes, images per second, and a page",

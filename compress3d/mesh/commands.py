@@ -3,24 +3,15 @@ not wait for torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from compress3d.commands import parse_kept, parse_pixels
-from secateur.cli import Command, CommandGroup, argument_type
+from secateur.cli import Command, CommandGroup, argument_type, later
 
-
-def _later(name: str) -> Callable[..., Any]:
-    """A function of `cli.py`, looked up when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module("compress3d.mesh.cli"), name)(*arguments, **options)
-
-    return call
+_CLI = "compress3d.mesh.cli"
 
 
 def _parse_unit_interval(value: Any) -> float:
@@ -117,14 +108,14 @@ MESH = CommandGroup(
         "info": Command(
             "say what is in a mesh: faces, pieces, holes, genus",
             _configure_info,
-            _later("describe_file"),
-            _later("show_info"),
+            later(_CLI, "describe_file"),
+            later(_CLI, "show_info"),
         ),
         "prune": Command(
             "remove the faces that photographs show to be outside of the object",
             _configure_prune,
-            _later("prune_file"),
-            _later("show_pruning"),
+            later(_CLI, "prune_file"),
+            later(_CLI, "show_pruning"),
         ),
     },
 )

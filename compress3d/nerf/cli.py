@@ -9,10 +9,10 @@ from compress3d.cameras import Cameras
 from compress3d.captures import Split, read_capture
 from compress3d.nerf.commands import SUFFIX
 from compress3d.nerf.compress import CompressRecord, Worth, check_options, compress
-from compress3d.nerf.evaluate import FieldEvaluation, quality_to_photographs
+from compress3d.nerf.evaluate import FieldEvaluation, quality_to_photographs, view_speed
 from compress3d.nerf.files import load_field, save_field
 from compress3d.nerf.points import save_points, surface_points
-from compress3d.nerf.render import orbit_of, render, render_each
+from compress3d.nerf.render import orbit_of, render_each
 from compress3d.nerf.report import write_compression_report, write_photograph_report
 from compress3d.nerf.sizes import bytes_by_part
 from compress3d.nerf.tables import compression_table, evaluation_table, training_table
@@ -21,7 +21,7 @@ from compress3d.nerf.train import Training, TrainRecord, train
 from compress3d.splats.views import AXES
 from secateur.console import console, progress_bar, stretch
 from secateur.files import check_folder, replacing_file
-from secateur.metrics.speed import measure_speed
+from secateur.interrupts import saying_how_to_go_on
 from secateur.quantities import parse_keep
 from secateur.report.record import describe_machine
 
@@ -50,7 +50,7 @@ def train_capture(
         photographs = read_capture(
             capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
         )
-        try:
+        with saying_how_to_go_on(checkpoint):
             field, record = train(
                 photographs,
                 steps=steps,
@@ -59,8 +59,6 @@ def train_capture(
                 resume=resume,
                 report=stretch(progress, 0.01, 1.0),
             )
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
         return replace(record, bytes=save_field(field, output))
 
 
@@ -129,7 +127,7 @@ def evaluate_file(
         views = photographs.test.tolist() or list(range(len(photographs)))
         quality = quality_to_photographs(field, photographs, views, stretch(progress, 0.1, 0.9))
         progress(0.9, "timing")
-        speed = measure_speed(lambda _: render(field, photographs.cameras, views[0]), frames=1, repeats=3)
+        speed = view_speed(field, photographs, views[0])
         record = FieldEvaluation(
             file.name, file.stat().st_size, photographs.name, quality, speed, photographs.skipped, describe_machine()
         )
@@ -176,7 +174,7 @@ def compress_file(
             photographs = read_capture(
                 capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.02)
             )
-        try:
+        with saying_how_to_go_on(checkpoint):
             small, rounding, record = compress(
                 field,
                 photographs,
@@ -190,8 +188,6 @@ def compress_file(
                 resume=resume,
                 report=stretch(progress, 0.02, 1.0),
             )
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
         record = replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
         if report is not None:
             progress(1.0, "drawing the report")
@@ -211,13 +207,6 @@ def _resized(cameras: Cameras, width: int | None, height: int | None) -> Cameras
     ratio = cameras.height / cameras.width
     width = width or max(1, round((height or 1) / ratio))
     return cameras.resized(width, height or max(1, round(width * ratio)))
-
-
-def how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
-    """What a training that was stopped says last."""
-    if checkpoint is None:
-        return "nothing written; --checkpoint FILE would have kept what was trained"
-    return f"{stopped or 'nothing saved yet'}; the same command with --resume goes on"
 
 
 def check_writing(output: Path, checkpoint: Path | None, resume: bool) -> None:

@@ -3,8 +3,7 @@ imported when one of them runs: help must not wait for torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,11 @@ from compress3d.commands import (
     parse_whole,
 )
 from compress3d.nerf.sizes import is_field
-from secateur.cli import Command, CommandGroup, argument_type
+from secateur.cli import Command, CommandGroup, argument_type, later
+
+_CLI = "compress3d.nerf.cli"
 
 SUFFIX = ".safetensors"
-
-
-def _later(name: str, module: str = "cli") -> Callable[..., Any]:
-    """A function of `cli.py`, or of another module of this package, looked up when it is called."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(f"compress3d.nerf.{module}"), name)(*arguments, **options)
-
-    return call
 
 
 def _parse_bits(value: Any) -> str:
@@ -159,7 +151,7 @@ class FieldEvaluator:
         "--views": VIEWS,
         "--up": UP,
     }
-    run = staticmethod(_later("evaluate_files", "evaluation"))
+    run = staticmethod(later("compress3d.nerf.evaluation", "evaluate_files"))
 
     def accepts(self, path: Path) -> bool:
         """Whether the file at `path` says that it holds a neural field."""
@@ -175,38 +167,38 @@ NERF = CommandGroup(
         "train": Command(
             "train a field from posed photographs",
             _configure_train,
-            _later("train_capture"),
-            _later("show_training"),
+            later(_CLI, "train_capture"),
+            later(_CLI, "show_training"),
         ),
         "hollow": Command(
             "train a field that learns where it is hollow, and is never asked there again (HollowNeRF)",
             _configure_hollow,
-            _later("hollow_capture", "hollow_cli"),
-            _later("show_hollow", "hollow_cli"),
+            later("compress3d.nerf.hollow_cli", "hollow_capture"),
+            later("compress3d.nerf.hollow_cli", "show_hollow"),
         ),
         "compress": Command(
             "make a field smaller, and measure what it cost",
             _configure_compress,
-            _later("compress_file"),
-            _later("show_compression"),
+            later(_CLI, "compress_file"),
+            later(_CLI, "show_compression"),
         ),
         "render": Command(
             "draw pictures of a field",
             _configure_render,
-            _later("render_file"),
-            _later("show_pictures"),
+            later(_CLI, "render_file"),
+            later(_CLI, "show_pictures"),
         ),
         "points": Command(
             "write a field's surfaces as points, which start `secateur splat train --start`",
             _configure_points,
-            _later("points_file"),
-            _later("show_pictures"),
+            later(_CLI, "points_file"),
+            later(_CLI, "show_pictures"),
         ),
         "evaluate": Command(
             "measure how close a field comes to photographs",
             _configure_evaluate,
-            _later("evaluate_file"),
-            _later("show_evaluation"),
+            later(_CLI, "evaluate_file"),
+            later(_CLI, "show_evaluation"),
         ),
     },
 )

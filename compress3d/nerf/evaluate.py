@@ -12,7 +12,7 @@ from compress3d.nerf.render import render
 from compress3d.photographs import Pair, paired, quality_of_pairs
 from compress3d.splats.evaluate import Quality
 from secateur.console import Report, silent
-from secateur.metrics.speed import Speed
+from secateur.metrics.speed import Speed, measure_speed
 from secateur.report.notebook import table_html
 from secateur.report.record import Machine
 
@@ -49,6 +49,18 @@ class FieldEvaluation:
 def beside_photograph(field: Field, capture: Capture, index: int) -> Pair:
     """(render, photograph) of one view; see `compress3d.photographs.paired`."""
     return paired(render(field, capture.cameras, index, capture.background).image, capture, index)
+
+
+def judge_trained(field: Field, capture: Capture, report: Report = silent) -> tuple[Quality | None, Speed]:
+    """Quality of a field on its capture's test split, None where that is empty, and the speed of a view."""
+    views = capture.test.tolist()
+    quality = quality_to_photographs(field, capture, views, report) if views else None
+    return quality, view_speed(field, capture, int((capture.test if views else capture.train)[0]))
+
+
+def view_speed(field: Field, capture: Capture, view: int) -> Speed:
+    """The time of rendering the field as one of the photographs was taken."""
+    return measure_speed(lambda _: render(field, capture.cameras, view), frames=1, repeats=3)
 
 
 def quality_to_photographs(field: Field, capture: Capture, views: Sequence[int], report: Report = silent) -> Quality:

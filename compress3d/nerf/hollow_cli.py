@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress3d.captures import Split, read_capture
-from compress3d.nerf.cli import check_writing, how_to_go_on
-from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.cli import check_writing
+from compress3d.nerf.evaluate import judge_trained
 from compress3d.nerf.files import save_field
 from compress3d.nerf.hollow_training import Hollowing, HollowRecord, train_hollow
-from compress3d.nerf.render import render
 from compress3d.nerf.tables import add_quality, add_skipped
 from compress3d.nerf.train import PACKAGES, Training
 from compress3d.splats.evaluate import Quality
 from compress3d.training import plain_settings
 from secateur.console import console, progress_bar, result_table, stretch
-from secateur.metrics.speed import Speed, measure_speed
+from secateur.interrupts import saying_how_to_go_on
+from secateur.metrics.speed import Speed
 from secateur.quantities import format_bytes
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 
@@ -74,26 +74,19 @@ def hollow_capture(
         photographs = read_capture(
             capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
         )
-        try:
-            with clock("train"):
-                field, record = train_hollow(
-                    photographs,
-                    steps=steps,
-                    training=training,
-                    hollowing=hollowing,
-                    checkpoint=checkpoint,
-                    resume=resume,
-                    report=stretch(progress, 0.01, 0.98),
-                )
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(how_to_go_on(str(stop), checkpoint)) from None
+        with saying_how_to_go_on(checkpoint), clock("train"):
+            field, record = train_hollow(
+                photographs,
+                steps=steps,
+                training=training,
+                hollowing=hollowing,
+                checkpoint=checkpoint,
+                resume=resume,
+                report=stretch(progress, 0.01, 0.98),
+            )
         written = save_field(field, output)
-        views = photographs.test.tolist()
         with clock("judge"):
-            judge = stretch(progress, 0.98, 1.0)
-            quality = quality_to_photographs(field, photographs, views, judge) if views else None
-            view = int((photographs.test if views else photographs.train)[0])
-            speed = measure_speed(lambda _: render(field, photographs.cameras, view), frames=1, repeats=3)
+            quality, speed = judge_trained(field, photographs, stretch(progress, 0.98, 1.0))
     return HollowedField(
         capture=photographs.name,
         bytes=written,

@@ -18,17 +18,17 @@ from torch.optim import Optimizer
 
 from compress3d.captures import Capture
 from compress3d.nerf.bounds import box_of, possible_cells
-from compress3d.nerf.evaluate import Quality, quality_to_photographs
+from compress3d.nerf.evaluate import Quality, judge_trained
 from compress3d.nerf.field import Field, new_field
 from compress3d.nerf.levels import grid_levels
 from compress3d.nerf.march import Stride
 from compress3d.nerf.occupancy import step_of
 from compress3d.nerf.pixels import draw_pixels
 from compress3d.nerf.rays import Box
-from compress3d.nerf.render import render, render_rays, trace
+from compress3d.nerf.render import render_rays, trace
 from compress3d.training import plain_settings, spared
 from secateur.console import Report, silent, stretch
-from secateur.metrics.speed import Speed, measure_speed
+from secateur.metrics.speed import Speed
 from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.training import FitRecord, exponential_decay, fit, generator_at
@@ -199,12 +199,8 @@ def train(
     record = fit_field(module, steps, checkpoint, resume, stretch(report, 0.0, 0.98))
     clock.seconds["train"] = record.seconds
     field = module.field
-    views = capture.test.tolist()
     with clock("judge"):
-        judge = stretch(report, 0.98, 1.0)
-        quality = quality_to_photographs(field, capture, views, judge) if views else None
-        view = int((capture.test if views else capture.train)[0])
-        speed = measure_speed(lambda _: render(field, capture.cameras, view), frames=1, repeats=3)
+        quality, speed = judge_trained(field, capture, stretch(report, 0.98, 1.0))
     return field, TrainRecord(
         capture=capture.name,
         bytes=field.bytes,

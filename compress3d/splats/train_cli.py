@@ -20,6 +20,7 @@ from compress3d.splats.train import Training, TrainRecord, train
 from compress3d.splats.train_report import write_training_report
 from compress3d.suffixes import splat_codec
 from secateur.console import console, progress_bar, stretch
+from secateur.interrupts import saying_how_to_go_on
 from secateur.quantities import parse_keep
 
 
@@ -64,7 +65,7 @@ def train_capture(
             capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.01)
         )
         photographs = photographs if points is None else replace(photographs, points=points)
-        try:
+        with saying_how_to_go_on(checkpoint):
             scene, record = train(
                 photographs,
                 steps=steps,
@@ -74,8 +75,6 @@ def train_capture(
                 resume=resume,
                 report=stretch(progress, 0.01, 0.99),
             )
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(_how_to_go_on(str(stop), checkpoint)) from None
         write_scene(scene, output)
         progress(0.99, "judging what was written")
         written, views = read_scene(output), photographs.test.tolist()
@@ -116,9 +115,3 @@ def _device(name: str | None) -> torch.device:
     if name != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch finds no CUDA device here")
     return torch.device(name)
-
-
-def _how_to_go_on(stopped: str, checkpoint: Path | None) -> str:
-    if checkpoint is None:
-        return "nothing written; --checkpoint FILE would have kept what was trained"
-    return f"{stopped or 'nothing saved yet'}; the same command with --resume goes on"

@@ -22,7 +22,7 @@ from secateur.files import replacing_folder
 META = "meta.json"
 _TEXTURE_SUFFIXES = (".webp", ".png")
 MOST_META_BYTES = 1 << 22
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, struct.error)
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, struct.error)
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
