@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,12 @@ class Cameras:
     def extent(self) -> float:
         """1.1 times the largest distance of a camera from the mean of all, in world units: 3DGS's size of a scene."""
         return 1.1 * float((self.positions - self.positions.mean(dim=0)).norm(dim=1).max())
+
+    @property
+    def sha256(self) -> str:
+        """Of intrinsics and poses, by which a record knows the views."""
+        numbers = (tensor.cpu().contiguous().numpy().tobytes() for tensor in (self.Ks, self.viewmats))
+        return hashlib.sha256(b"".join(numbers)).hexdigest()
 
     def resized(self, width: int, height: int) -> Self:
         """The same views at another image size."""

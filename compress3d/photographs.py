@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +15,7 @@ from torch import Tensor
 from compress3d.captures import Capture
 from compress3d.splats.evaluate import Quality
 from secateur.console import Report, silent
+from secateur.evaluation.record import Subject
 from secateur.metrics.image import psnr, ssim
 
 PHOTOGRAPHS = "photographs"
@@ -68,6 +72,33 @@ def quality_of_pairs(
         tuple(decibels),
         tuple(similarity),
     )
+
+
+def photographs_subject(capture: Capture, views: Sequence[int], path: Path) -> Subject:
+    """Photographs as the reference of a record: known by the pixels and poses that judge, and measured in nothing.
+
+    Args:
+        capture: the photographs.
+        views: indices of those that judge; none: all are what it is known by.
+        path: of the capture.
+    """
+    judging = capture.subset(list(views) or list(range(len(capture))))
+    digest = hashlib.sha256(judging.cameras.sha256.encode())
+    for pixels in (judging.images, judging.alphas, judging.masks):
+        digest.update(b"" if pixels is None else pixels.cpu().contiguous().numpy().data)
+    return Subject(capture.name, str(path), digest.hexdigest())
+
+
+def photographs_protocol(capture: Capture, views: Sequence[int]) -> dict[str, Any]:
+    """How something was held against the photographs at `views`."""
+    return {
+        "compared_with": PHOTOGRAPHS,
+        "capture": capture.name,
+        "views": len(views),
+        "width": capture.cameras.width,
+        "height": capture.cameras.height,
+        "cameras_sha256": capture.cameras[torch.tensor(list(views), dtype=torch.int64)].sha256,
+    }
 
 
 def _unmasked(capture: Capture, index: int) -> float:

@@ -78,7 +78,7 @@ if __name__ == "__main__":
     parser.add_argument("capture", type=Path, help="folder of posed photographs")
     parser.add_argument("output", type=Path, help="scene, features and head, as safetensors")
     parser.add_argument("--keep", type=float, default=0.25, help="share of the Gaussians that stays")
-    parser.add_argument("--gamma", type=float, default=0.5, help="share of those from the high end of the spectrum")
+    parser.add_argument("--gamma", type=float, default=0.8, help="how much the high end of the spectrum counts")
     parser.add_argument("--schedule", choices=["one-shot", "continuous"], default="one-shot")
     parser.add_argument("--head", choices=["features", "gain"], default="features", help="gain: the released U-Net")
     parser.add_argument("--features", type=int, default=8, help="feature channels of each Gaussian, 4 bytes each")

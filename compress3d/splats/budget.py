@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from secateur.quantities import parse_decibels, parse_keep, parse_size
+from secateur.quantities import format_bytes, parse_decibels, parse_keep, parse_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,17 @@ class Budget:
             parse_size(self.size_bytes)
         if self.psnr is not None:
             parse_decibels(self.psnr)
+
+    @property
+    def name(self) -> str:
+        """In a few words: "keep 25%", "at most 2 MB", "hold 35 dB"."""
+        if self.size_bytes is not None:
+            return f"at most {format_bytes(self.size_bytes)}"
+        if self.psnr is not None:
+            return f"hold {self.psnr:g} dB"
+        if isinstance(self.keep, int):
+            return f"keep {self.keep:,} Gaussians"
+        return f"keep {100 if self.keep is None else 100 * self.keep:.6g}%"
 
     @classmethod
     def parse(cls, keep: float | int | str | None, size_bytes: int | str | None, psnr: float | str | None) -> Self:

@@ -16,9 +16,9 @@ from compress3d.splats.compress import Compression, Compressor
 from compress3d.splats.evaluate import SceneFile, evaluate
 from compress3d.splats.formats import drop_invalid, is_spz, read_scene, write_scene
 from compress3d.splats.rasterize import render_each
-from compress3d.splats.record import record_of
+from compress3d.splats.record import compressions_record, record_of
 from compress3d.splats.recover import RECOVERY
-from compress3d.splats.report import evaluation_page, write_compression_report
+from compress3d.splats.report import compressions_page, evaluation_page
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.standalone.comparison import write_compression_page
 from compress3d.splats.tables import compressions_table, conversion_table
@@ -26,12 +26,14 @@ from compress3d.splats.views import AXES, orbit
 from compress3d.suffixes import splat_codec
 from secateur.console import console, messages, progress_bar, result_table, stretch
 from secateur.evaluation.chunks import ChunkStore
-from secateur.evaluation.evaluator import Evaluated
+from secateur.evaluation.evaluator import Evaluated, write
 from secateur.evaluation.run import Start
 from secateur.files import check_folder, replacing_file
 from secateur.interrupts import naming_what_was_written
 from secateur.quantities import format_bytes
 from secateur.report.record import Steps
+
+_PAGE_3D = "scene.html"
 
 _LONGEST_SIDE = 800
 """Photographs to recover by are made no larger than this: a step's time goes with their pixels."""
@@ -107,11 +109,11 @@ def compress_file(
         raise ValueError("--report-3d needs --report DIR, the folder that its page scene.html is written into")
     if report is not None:
         check_folder(report)
-    views = None if cameras is None else Cameras.load(cameras)
+    given = None if cameras is None else Cameras.load(cameras)
     scene = read_scene(file, spz_axes=spz_axes)
     compressor = Compressor(
         scene,
-        views,
+        given,
         recover=RECOVERY if recover is None else recover,
         photographs=_photographs(captures),
         sh_degree=sh_degree,
@@ -130,13 +132,16 @@ def compress_file(
             written.append(target)
         if report is not None:
             progress(1.0, "drawing the report")
-            decoded = [read_scene(target) for target in outputs]
-            write_compression_report(records, decoded, scene, compressor.judge.cameras, start, report)
-            written.append(report / "index.html")
+            decoded, views = [read_scene(target) for target in outputs], compressor.judge.cameras
+            links: dict[str, str] = {}
             if report_3d:
-                left_out = write_compression_page(report / "scene.html", records, decoded, scene, AXES[up])
+                left_out = write_compression_page(report / _PAGE_3D, records, decoded, scene, AXES[up])
                 if left_out:
-                    messages.print(f"{report / 'scene.html'}: no room for {', '.join(left_out)}", markup=False)
+                    messages.print(f"{report / _PAGE_3D}: no room for {', '.join(left_out)}", markup=False)
+                links["Turn the scenes in 3D"] = _PAGE_3D
+            shared = compressions_record(records, [file, *outputs], views, start)
+            write(shared, compressions_page(shared, records, decoded, scene, views, links), report)
+            written.append(report / "index.html")
     return records[0] if len(records) == 1 else records
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +25,7 @@ from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import hash_path
 from secateur.metrics.speed import Speed, measure_speed
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions
+from secateur.report.record import Steps
 
 SELF_REFERENCE = "the original's own renders"
 """Name of the reference when a scene is compared with what it was made from, rather than with photographs."""
@@ -173,16 +172,12 @@ class Evaluation:
         reference: the original.
         candidates: what was compared with it.
         seconds: time by step.
-        machine: where the speeds were measured.
-        versions: of the packages that matter.
         options: how the views were chosen.
     """
 
     reference: SceneFile
     candidates: tuple[Candidate, ...]
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
     options: dict[str, object]
 
     def _repr_html_(self) -> str:
@@ -247,8 +242,7 @@ def evaluate(
         described = SceneFile.describe(reference, original, judge.original_speed)
     names = distinct_names([one.file.name for one in measured], candidates, {described.name})
     measured = [replace(one, file=replace(one.file, name=name)) for one, name in zip(measured, names, strict=True)]
-    versions = package_versions(*PACKAGES)
-    record = Evaluation(described, tuple(measured), steps.seconds, describe_machine(), versions, options)
+    record = Evaluation(described, tuple(measured), steps.seconds, options)
     return record, judge, scenes
 
 
@@ -263,10 +257,9 @@ def _gathered(judge: Judge, scene: SplatScene, files: tuple[Path, Path], store: 
         report: told how far it is.
     """
     cameras = judge.cameras
-    poses = hashlib.sha256(cameras.Ks.numpy().tobytes() + cameras.viewmats.numpy().tobytes()).hexdigest()
     identity = {
         "scenes": [hash_path(file) for file in files],
-        "cameras": [poses, cameras.width, cameras.height],
+        "cameras": [cameras.sha256, cameras.width, cameras.height],
         "device": str(scene.means.device),
         "secateur": version("secateur"),
     }

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from compress3d.cameras import Cameras
 from compress3d.splats.compress import Compression
-from compress3d.splats.evaluate import PACKAGES, Evaluation, Quality
+from compress3d.splats.evaluate import Evaluation, Quality
 from compress3d.splats.rasterize import render
-from compress3d.splats.record import KIND, subject_of
 from compress3d.splats.scene import SplatScene
-from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.record import EvaluationRecord
-from secateur.evaluation.run import Start
-from secateur.quantities import format_bytes, format_decibels
-from secateur.report.evaluation import time_table, whole_page
-from secateur.report.page import (
-    Errors,
-    Image,
-    Number,
-    Page,
-    Result,
-    Table,
-    View,
-    as_pictures,
-    errors_between,
-    write_report,
-)
+from secateur.quantities import format_decibels
+from secateur.report.page import Errors, Image, Number, Page, Result, Table, View, as_pictures, errors_between
 
 if TYPE_CHECKING:
     from secateur.training import FitRecord
@@ -43,40 +26,40 @@ PICTURES = 6
 _LONGER_SIDE = 800
 
 
-def write_compression_report(
-    records: Sequence[Compression],
+def compressions_page(
+    record: EvaluationRecord,
+    compressions: Sequence[Compression],
     scenes: Sequence[SplatScene],
     original: SplatScene,
     cameras: Cameras,
-    start: Start,
-    directory: Path,
-) -> Path:
-    """Write `results.json` and `index.html` for compressions of one scene; returns the page's path.
+    links: Mapping[str, str],
+) -> Page:
+    """The pictures of compressions of one scene, and how they were recovered.
 
     Args:
-        records: one for each compression.
+        record: of the compressions, as `compressions_record` makes it.
+        compressions: in the order of its candidates.
         scenes: what each of them made, as its file holds it.
         original: the scene before.
-        cameras: the held-out views that the records speak of.
-        start: when the first compression began.
-        directory: made when it is not there.
+        cameras: the held-out views that the record speaks of.
+        links: to other pages, as `Page.links`.
     """
-    first = records[0]
-    budgets = [budget_name(record) for record in records]
-    names = distinct_names(budgets, [record.compressed.name for record in records], {first.original.name})
-    page = Page(
-        first.original.name,
-        f"{first.original.name} compressed: {', '.join(names)}. Judged on {len(cameras)} held-out views that the "
-        f"compression never looked through, against {first.quality.reference}.",
-        "Original",
-        *_compared(names, [record.quality for record in records], _draw(original, scenes, cameras)),
-        details=_options(first.options),
+    names = [candidate.name for candidate in record.candidates]
+    qualities = [one.quality for one in compressions]
+    views, results = _compared(names, qualities, _draw(original, scenes, cameras))
+    results = tuple(
+        replace(result, tables=_recovery(one.recovery)) for result, one in zip(results, compressions, strict=True)
     )
-    tables = [(*_recovery(record.recovery), time_table(record.seconds)) for record in records]
-    results = tuple(replace(result, tables=own) for result, own in zip(page.results, tables, strict=True))
-    shared = _measured(records, names, start)
-    page = whole_page(shared, replace(page, results=results))
-    return write_report(page, first if len(records) == 1 else list(records), directory)
+    return Page(
+        record.reference.name,
+        f"{record.reference.name} compressed: {', '.join(names)}. Judged on {len(cameras)} held-out views that the "
+        f"compression never looked through, against {qualities[0].reference}.",
+        "Original",
+        views,
+        results,
+        details=_options(record.details["options"]),
+        links=links,
+    )
 
 
 def evaluation_page(record: Evaluation, scenes: Sequence[SplatScene], original: SplatScene, cameras: Cameras) -> Page:
@@ -97,18 +80,6 @@ def evaluation_page(record: Evaluation, scenes: Sequence[SplatScene], original: 
         "Original",
         *_compared(names, qualities, _draw(original, scenes, cameras)),
     )
-
-
-def budget_name(record: Compression) -> str:
-    """The budget in a few words: "keep 25%", "2 MB", "35 dB"."""
-    budget = record.budget
-    if budget.size_bytes is not None:
-        return f"at most {format_bytes(budget.size_bytes)}"
-    if budget.psnr is not None:
-        return f"hold {budget.psnr:g} dB"
-    if isinstance(budget.keep, int):
-        return f"keep {budget.keep:,} Gaussians"
-    return f"keep {100 if budget.keep is None else 100 * budget.keep:.6g}%"
 
 
 class _Drawings(NamedTuple):
@@ -148,27 +119,6 @@ def _compared(
     return views, results
 
 
-def _measured(records: Sequence[Compression], names: Sequence[str], start: Start) -> EvaluationRecord:
-    """The compressions as an evaluation has them: all beside the original."""
-    first = records[0]
-    candidates = [
-        replace(subject_of(record.compressed, record.quality), name=name)
-        for record, name in zip(records, names, strict=True)
-    ]
-    speed = first.original.speed
-    seeds = {"views": int(str(first.options["seed"]))}
-    run = start.run({}, PACKAGES, seeds, speed.threads if speed else None)
-    quality = first.quality
-    return EvaluationRecord(
-        kind=KIND,
-        runs=(run,),
-        protocol={"compared_with": quality.reference, "pixels": f"{quality.width}x{quality.height}"},
-        reference=subject_of(first.original, None),
-        candidates=tuple(candidates),
-        pairs=candidate_pairs(candidates),
-    )
-
-
 def _options(options: Mapping[str, object]) -> dict[str, str]:
     return {name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None}
 
@@ -181,7 +131,7 @@ def _said(value: object) -> str:
     return ", ".join(parts)
 
 
-def _recovery(fits: Sequence[FitRecord]) -> list[Table]:
+def _recovery(fits: Sequence[FitRecord]) -> tuple[Table, ...]:
     """PSNR on the validation views as the recovery went; its last fit is through the rounding of the file's format."""
     rows, before = [], 0
     for number, fit in enumerate(fits):
@@ -192,4 +142,4 @@ def _recovery(fits: Sequence[FitRecord]) -> list[Table]:
         ]
         before += fit.steps
     note = "The weights that are kept are those that score best; these views are neither learnt from nor judged by."
-    return [Table("Recovery", ("Fit", "Step", "PSNR"), tuple(rows), note)] if rows else []
+    return (Table("Recovery", ("Fit", "Step", "PSNR"), tuple(rows), note),) if rows else ()

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from compress3d.splats.compress import Compression
 from compress3d.splats.evaluate import Evaluation, Quality, SceneFile
-from compress3d.splats.report import budget_name
 from compress3d.splats.train import TrainRecord
 from secateur.console import result_table
 from secateur.quantities import format_bytes, format_decibels
@@ -17,7 +16,7 @@ from secateur.quantities import format_bytes, format_decibels
 def compressions_table(records: Sequence[Compression]) -> Table:
     """Before and after, a column for each compression of one scene."""
     before = records[0].original
-    table = result_table(before.name, "", "original", *(budget_name(record) for record in records))
+    table = result_table(before.name, "", "original", *(record.budget.name for record in records))
     _add_files(table, before, [record.compressed for record in records])
     _add_qualities(table, [record.quality for record in records])
     table.add_row("seconds", "", *(f"{sum(record.seconds.values()):.1f}" for record in records))

@@ -18,7 +18,8 @@ from compress3d.cameras import Cameras
 from compress3d.captures import Capture
 from compress3d.photometric import photometric_loss
 from compress3d.splats.densify import Adaptive, Densifier, DensityControl
-from compress3d.splats.evaluate import PACKAGES, Quality, SceneFile
+from compress3d.splats.evaluate import PACKAGES as EVALUATION_PACKAGES
+from compress3d.splats.evaluate import Quality, SceneFile
 from compress3d.splats.initialise import initial_scene
 from compress3d.splats.parameters import LearningRates, TrainableScene
 from compress3d.splats.photographs import psnr_to_photograph, quality_to_photographs
@@ -33,6 +34,7 @@ from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 from secateur.training import FitRecord, Shuffled, exponential_decay, fit
 
+PACKAGES = (*EVALUATION_PACKAGES, "lightning", "gsplat")
 STEPS = 15_000
 
 _CAPS = {"cpu": 60_000, "cuda": 1_000_000}
@@ -206,7 +208,7 @@ def train(
         skipped=capture.skipped,
         seconds=clock.seconds,
         machine=describe_machine(),
-        versions=package_versions(*PACKAGES, "lightning", "gsplat"),
+        versions=package_versions(*PACKAGES),
         options={"steps": steps, "device": str(device), "photographs": len(module.seen), **plain_settings(training)},
     )
 

@@ -17,9 +17,11 @@ from compress3d.splats.photographs import quality_to_photographs
 from compress3d.splats.pruning import PruneAt, radsplat, sundae, to_budget
 from compress3d.splats.tables import training_table
 from compress3d.splats.train import Training, TrainRecord, train
-from compress3d.splats.train_report import write_training_report
+from compress3d.splats.train_report import training_page, training_record
 from compress3d.suffixes import splat_codec
 from secateur.console import console, progress_bar, stretch
+from secateur.evaluation.evaluator import write
+from secateur.evaluation.run import Start
 from secateur.interrupts import saying_how_to_go_on
 from secateur.quantities import parse_keep
 
@@ -45,6 +47,7 @@ def train_capture(
     report: Path | None,
 ) -> TrainRecord:
     """`secateur splat train`."""
+    began = Start.now()
     if splat_codec(output.name) is None:
         raise ValueError(f"{output}: no format of splat scenes has this suffix; .ply keeps everything")
     if resume and checkpoint is None:
@@ -85,7 +88,8 @@ def train_capture(
         )
         if report is not None:
             progress(0.99, "drawing the report")
-            write_training_report(record, written, photographs, report)
+            shared = training_record(record, photographs, [capture, output], began)
+            write(shared, training_page(record, written, photographs), report)
     return record
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from compress3d.splats.compress import Compression
 from compress3d.splats.evaluate import SceneFile
-from compress3d.splats.report import budget_name
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.standalone.page import PageScene, TooLargeError, write_page
 from compress3d.splats.views import UP, Vector
@@ -37,7 +36,7 @@ def write_compression_page(
     before = records[0].original
     pages = [
         PageScene(
-            budget_name(record), scene, f"{_sizes(record.compressed)}, {format_decibels(record.quality.mean_psnr)}"
+            record.budget.name, scene, f"{_sizes(record.compressed)}, {format_decibels(record.quality.mean_psnr)}"
         )
         for record, scene in zip(records, scenes, strict=True)
     ]

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from compress3d.photometric import photometric_loss
 from compress3d.splats.compensation import CompensationHead
-from compress3d.splats.importance import Spectral
 from compress3d.splats.parameters import LearningRates, TrainableScene
 from compress3d.splats.pictures import WHITE, Pictures, counted, drawn_background
+from compress3d.splats.pruning import spectral_selection
 from compress3d.splats.recover import Recover
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sundae.compensated import BothImages, CompensatedScene
@@ -139,16 +139,16 @@ class Compensate:
         return made, CompensationRecord(record, psnr_both(start, validation), psnr_both(made, validation))
 
 
-def spectral_cut(scene: SplatScene, keep: float | int, gamma: float = 0.5) -> SplatScene:
-    """SUNDAE's one-shot pruning (section 3.2): both ends of the spectrum of the scene's graph stay.
+def spectral_cut(scene: SplatScene, keep: float | int, gamma: float = 0.8, *, strict: bool = False) -> SplatScene:
+    """SUNDAE's one-shot pruning (section 3.2), by the spectrum of the scene's graph.
 
     Args:
         scene: trained, on the CPU.
         keep: a count of Gaussians (int) or a share of them (float).
-        gamma: share of what stays that is from the high end.
+        gamma, strict: as in `compress3d.splats.pruning.spectral_selection`.
     """
     budget = Budget(limit=keep) if isinstance(keep, int) else Budget(share=keep)
-    return scene.cut(allocate(Spectral("mixture", gamma).score(scene), scene.groups(), budget))
+    return scene.cut(allocate(spectral_selection(gamma, strict).score(scene), scene.groups(), budget))
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from compress3d.splats.mask_training import LearnedMask
 from compress3d.splats.merge import Merge
 from compress3d.splats.objective import Photometric
 from compress3d.splats.pictures import Renders
+from compress3d.splats.pruning import spectral_selection
 from compress3d.splats.rasterize.contributions import RayContributions, ray_contributions
 from compress3d.splats.recover import Recover
 from compress3d.splats.scene import GAUSSIANS, SplatScene
@@ -80,6 +81,7 @@ def candidates(quick: bool) -> dict[str, Candidate]:
     probes, steps = (1, 3) if quick else (4, 400)
     differences = HessianDiagonal(probes, method="central_differences", absolute=True)
     along_rays = {name: Candidate(one, lambda seen: seen.contributions) for name, one in SELECTIONS.items()}
+    along_rays["spectral, sampled"] = Candidate(spectral_selection(), lambda seen: seen.contributions)
     pixels = {"removal error": RemovalError(), "Speedy-Splat": SpeedyScore(), "PUP 3D-GS": PupFisher()}
     pixels["PUP 3D-GS, log scale"] = PupFisher(scale="log")
     gradients = {

@@ -29,9 +29,8 @@ from compress3d.splats.anchors.train import field_images
 from compress3d.splats.compensation import FeatureHead
 from compress3d.splats.densify import MarkovChain
 from compress3d.splats.formats import write_scene
-from compress3d.splats.importance import Spectral
 from compress3d.splats.photographs import quality_to_photographs
-from compress3d.splats.pruning import PruneAt, radsplat, sundae
+from compress3d.splats.pruning import PruneAt, radsplat, spectral_selection, sundae
 from compress3d.splats.scene import SplatScene
 from compress3d.splats.sundae import Compensate, CompensatedScene, save_compensated
 from compress3d.splats.train import Training, train
@@ -145,7 +144,7 @@ def _ablation(capture: Capture, steps: int, folder: Path, report: Report) -> dic
     """One scene, cut by the spectrum and at random, then trained together with the head."""
     scene, record = train(capture, steps=steps, report=stretch(report, 0.0, 0.5))
     assert record.quality is not None
-    criteria: dict[str, Criterion] = {"spectral": Spectral(), "random": Random()}
+    criteria: dict[str, Criterion] = {"spectral": spectral_selection(), "random": Random()}
     kinds = [(keep, name) for keep in ABLATED for name in criteria]
     rows = []
     for number, (keep, name) in enumerate(kinds):

@@ -19,7 +19,9 @@ from compress3d.splats.views import orbit, sample_views
 from scripts.compress_splat import main as compress_splat
 from secateur.cli import main
 from secateur.console import Report
+from secateur.evaluation.run import hash_path
 from tests.compress3d.splats.test_evaluate import scene as ball
+from tests.secateur.evaluation.runs import checked_run, merge_compare_and_list
 
 
 @pytest.fixture
@@ -68,9 +70,27 @@ def test_compress_to_a_share(folder: Path, capsys: pytest.CaptureFixture[str]) -
     made = record(capsys, "splat compress ball.ply -o small.spz --keep 25% --cameras cameras.json --report report")
     assert made["compressed"]["gaussians"] == len(read_scene(folder / "small.spz")) == 100
     assert made["original"]["name"] == "ball.ply" and made["options"]["judged_on_views"] == 2
-    assert json.loads((folder / "report" / "results.json").read_text()) == made
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "ball.ply" in page and str(folder) not in page
+    assert "ball.ply" in page and str(folder) not in page and "scene.html" not in page
+
+
+def test_the_record_of_compressions_is_the_shared_one(folder: Path) -> None:
+    line = "splat compress ball.ply -o small.spz --cameras cameras.json"
+    assert run(f"{line} --keep 50%,25% --report runs/one") == 0
+    assert run(f"{line} --keep 10% --recover 0 --report runs/two --report-3d") == 0
+    merged = merge_compare_and_list(folder / "runs" / "one", folder / "runs" / "two", folder / "both")
+    half, quarter, tenth = merged.candidates
+    assert (half.name, half.path, tenth.run) == ("keep 50%", "small-50pct.spz", 1)
+    assert half.measurements["gaussians"].value == 200 and half.measurements["psnr"].samples == 2
+    assert merged.reference.path == "ball.ply" and merged.reference.sha256 == hash_path(folder / "ball.ply")
+    assert merged.protocol["compared_with"] == "the original's own renders" and len(merged.pairs) == 6
+    first = checked_run(folder / "runs" / "one")
+    assert first.runs[0].seeds == {"views": 0} and "keep 25%: judge" in first.runs[0].seconds
+    assert first.details["options"]["recover"]["steps"] == 4 and quarter.details["budget"]["keep"] == 0.25
+    assert quarter.details["recovery"][0]["losses"] and not tenth.details["recovery"]
+    assert len(quarter.details["before_rounding"]["psnr"]) == 2
+    page = folder / "runs" / "two" / "index.html"
+    assert '<a href="./scene.html">' in page.read_text(encoding="utf-8") and (page.parent / "scene.html").is_file()
 
 
 def test_compress_to_several_shares_writes_one_file_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +99,7 @@ def test_compress_to_several_shares_writes_one_file_each(folder: Path, capsys: p
     assert len(read_scene(folder / "small-50pct.compressed.ply")) == 200
     assert len(read_scene(folder / "small-100.compressed.ply")) == 100
     assert not (folder / "small.compressed.ply").exists()
-    assert len(json.loads((folder / "report" / "results.json").read_text())) == 2
+    assert len(checked_run(folder / "report").candidates) == 2
     assert "PSNR over file size" in (folder / "report" / "index.html").read_text(encoding="utf-8")
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from compress3d.splats.importance import Opacity, RayContribution, Spectral, Visibility
-from compress3d.splats.pruning import PruneAt, radsplat, sundae, to_budget
+from compress3d.splats.pruning import PruneAt, radsplat, spectral_selection, sundae, to_budget
 from secateur.allocation import Budget
+from secateur.importance import Sampled
 from tests.compress3d.splats.photographed import around, blobs
 
 
@@ -38,9 +39,10 @@ def test_prunes_leave_the_share_together() -> None:
         assert 96 <= len(left) <= 100
 
 
-def test_sundae_takes_both_ends_of_the_spectrum() -> None:
-    pruning = sundae(0.5, gamma=0.3, prunes=3, start=0.4, stop=0.8)
-    assert pruning.criterion == Spectral("mixture", 0.3)
+def test_sundae_goes_by_the_spectrum() -> None:
+    pruning = sundae(0.5, gamma=0.75, prunes=3, start=0.4, stop=0.8)
+    assert pruning.criterion == spectral_selection(0.75) == Sampled(Spectral("high"), uniform=0.25)
+    assert sundae(0.5, gamma=0.3, strict=True).criterion == Spectral("mixture", 0.3)
     assert pruning.at == pytest.approx((0.4, 0.6, 0.8))
 
 

@@ -11,6 +11,7 @@ from compress3d.splats.train import SplatTraining
 from scripts.train_splats import main as train_splats
 from secateur.cli import main
 from tests.compress3d.splats.photographed import write_capture
+from tests.secateur.evaluation.runs import checked_run, merge_compare_and_list
 
 QUICK = "splat train capture -o scene.ply --sh-degree 0 --max-gaussians 50 --device cpu"
 
@@ -42,9 +43,23 @@ def test_trains_judges_and_reports(folder: Path, capsys: pytest.CaptureFixture[s
     assert made["scene"]["gaussians"] == len(read_scene(folder / "scene.ply")) == 50
     assert made["scene"]["bytes"] == (folder / "scene.ply").stat().st_size
     assert made["fit"]["steps"] == 30 and made["watched"] and made["machine"]["cores"]
-    assert json.loads((folder / "report" / "results.json").read_text()) == made
+    record = checked_run(folder / "report")
+    assert record.candidates[0].measurements["psnr"].value == pytest.approx(made["quality"]["mean_psnr"])
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "000.png" in page and "Photograph" in page and str(folder) not in page
+
+
+def test_the_record_of_a_training_is_the_shared_one(folder: Path) -> None:
+    line = f"{QUICK} --steps 3 --report runs"
+    assert run(f"{line}/one") == run(f"{line}/two --density mcmc --seed 1") == 0
+    merged = merge_compare_and_list(folder / "runs" / "one", folder / "runs" / "two", folder / "both")
+    assert merged.reference.name == merged.protocol["capture"] == "capture" and not merged.reference.measurements
+    one, other = merged.candidates
+    assert one.name.endswith("one: scene.ply") and other.name.endswith("two: scene.ply")
+    assert one.parts["views"].rows == ("000.png", "008.png") and one.measurements["psnr"].samples == 2
+    assert one.details["fit"]["steps"] == 3 and "seconds" not in one.details["fit"]
+    assert [made.seeds for made in merged.runs] == [{"training": 0}, {"training": 1}]
+    assert merged.pairs and other.run == 1
 
 
 def test_shows_a_table(capsys: pytest.CaptureFixture[str]) -> None:

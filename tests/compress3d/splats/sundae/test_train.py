@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from compress3d.splats.compensation import CompensationHead, FeatureHead, GainUNet
-from compress3d.splats.importance import Spectral
 from compress3d.splats.pictures import Renders
+from compress3d.splats.pruning import spectral_selection
 from compress3d.splats.scene import GAUSSIANS
 from compress3d.splats.sundae import Compensate, CompensatedScene, psnr_both, spectral_cut
 from secateur.allocation import Budget, allocate
@@ -114,7 +114,7 @@ def test_masked_pixels_do_not_count() -> None:
 
 
 def test_the_one_shot_pruning_is_spectral() -> None:
-    scores = Spectral("mixture", 0.3).score(ORIGINAL)
+    scores = spectral_selection(0.3).score(ORIGINAL)
     keep = allocate(scores, ORIGINAL.groups(), Budget(limit=40))
     assert_same(dict(ORIGINAL.cut(keep).tensors()), dict(spectral_cut(ORIGINAL, 40, gamma=0.3).tensors()))
     assert len(spectral_cut(ORIGINAL, 0.2)) == 30
