@@ -9,13 +9,12 @@ from typing import Any
 
 from diffusion.evaluate import PACKAGES, EvaluatedModel, Evaluation
 from diffusion.models import find
+from secateur.evaluation.distances import distance_details, distance_measurements
 from secateur.evaluation.measurements import mean_of, standard_error
 from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.network import network_costs
+from secateur.evaluation.network import network_costs, network_details
 from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
 from secateur.evaluation.run import Start, hash_path
-from secateur.metrics.distribution import Distances
-from secateur.report.record import to_json
 
 KIND = "diffusion"
 
@@ -61,7 +60,7 @@ def subject_of(one: EvaluatedModel, name: str, path: Path | None = None) -> Subj
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     for distances, error in zip(one.distances, one.frechet_errors, strict=True):
-        measurements |= _distances(distances, error)
+        measurements |= distance_measurements(distances, distances.name.removeprefix("FD-"), error)
     if one.accuracy is not None:
         mean, change = one.accuracy.mean, one.accuracy.change
         count = None if one.accuracy.interval is None else one.accuracy.interval.count
@@ -85,26 +84,14 @@ def subject_of(one: EvaluatedModel, name: str, path: Path | None = None) -> Subj
         parts["samples"] = _samples(one)
     if one.cost is not None:
         measurements |= network_costs(one.cost, "sample")
-    details = {"cost": to_json(one.cost), "distances": to_json(one.distances)}
+    details: dict[str, Any] = {"distances": {found.name: distance_details(found) for found in one.distances}}
+    if one.cost is not None:
+        details["cost"] = network_details(one.cost)
     if path is None:
         return Subject(name, None, None, 0, measurements, parts, details)
     folder = find(str(path)).folder
     digest = None if folder is None else hash_path(folder)
     return Subject(name, str(path), digest, 0, measurements, parts, details)
-
-
-def _distances(distances: Distances, error: float | None) -> dict[str, Measurement]:
-    """The Frechet distance and the kernel distance, named after the features.
-
-    The kernel distance scatters over subsets of m vectors by `std`, so over all N of them by about std sqrt(m / N).
-    """
-    kid, samples = distances.kid, distances.samples
-    scatter = kid.std * math.sqrt(kid.subset_size / samples)
-    features = distances.name.removeprefix("FD-")
-    return {
-        distances.name.lower(): mean_of(distances.frechet, "", distances.name, "lower", samples=samples, error=error),
-        f"kid-{features}".lower(): mean_of(kid.mean, "", f"KID-{features}", "lower", samples=samples, error=scatter),
-    }
 
 
 def _paired(one: EvaluatedModel) -> dict[str, Measurement]:

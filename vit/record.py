@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from secateur.evaluation.measurements import mean_of, rate
 from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.network import network_costs
+from secateur.evaluation.network import network_costs, network_details
 from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
 from secateur.evaluation.run import Start, hash_path
 from secateur.report.record import to_json
@@ -69,7 +70,7 @@ def subject_of(one: EvaluatedModel, name: str, evaluation: Evaluation, path: Pat
     """
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
-    details = {"cost": to_json(one.cost)}
+    details: dict[str, Any] = {"cost": network_details(one.cost)}
     if one.classified is not None:
         measurements |= _answers(one.classified, evaluation.images)
         shares = tuple(one.classified.by_class.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -129,6 +130,16 @@ def rate(times_ms: Sequence[float], label: str, *, value: float | None = None, b
     rates = [1000.0 * batch / time for time in times_ms]
     middle = 1000.0 * batch / statistics.median(times_ms) if value is None else value
     return _repeated(middle, rates, "1/s", label, "higher")
+
+
+def timing_details(speed: Speed) -> dict[str, Any]:
+    """How a time was taken, for a subject's details: what neither its measurement nor the run says."""
+    return {
+        "first_call_ms": speed.first_call_ms,
+        "frames": speed.frames,
+        "load_average": speed.load_average,
+        "clock": speed.clock,
+    }
 
 
 def _repeated(value: float, repeats: Sequence[float], unit: str, label: str, better: Better) -> Measurement:

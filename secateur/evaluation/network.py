@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.evaluation.measurements import counted, timed
+from typing import Any
+
+from secateur.evaluation.measurements import counted, timed, timing_details
 from secateur.evaluation.record import Measurement, Noise
 from secateur.metrics.network import NetworkCost
 
@@ -27,4 +29,13 @@ def network_costs(cost: NetworkCost, one: str) -> dict[str, Measurement]:
         "peak_memory": Measurement(
             memory, "bytes", "lower", f"peak memory, {batch}", noise=Noise("counted", 0.0) if counts else None
         ),
+    }
+
+
+def network_details(cost: NetworkCost) -> dict[str, Any]:
+    """How they were measured, for a subject's details."""
+    return {
+        "batch_size": cost.batch_size,
+        "latency": timing_details(cost.latency),
+        "peak_memory_is_of": cost.peak_memory.counted,
     }

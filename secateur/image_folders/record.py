@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.evaluation.distances import distance_details, distance_measurements
 from secateur.evaluation.measurements import averaged, counted, mean_of
 from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.record import Better, Column, EvaluationRecord, Measurement, Part, Subject
 from secateur.evaluation.run import Start, hash_path
-from secateur.image_folders.results import Comparison, FolderResult, SetDistance, Settings
+from secateur.image_folders.results import Comparison, FolderResult, Settings
 from secateur.metrics.distribution import frechet_name
-from secateur.report.record import to_json
 
 PACKAGES = ("secateur", "torch", "torchmetrics", "transformers", "numpy", "scipy", "pillow")
 PAIRS = "pairs"
@@ -84,7 +84,7 @@ def _candidate(result: FolderResult, name: str, found: Comparison, settings: Set
     measurements: dict[str, Measurement] = {}
     parts: dict[str, Part] = {}
     for one in result.distances:
-        measurements |= _distance(one)
+        measurements |= distance_measurements(one.distances, one.features, one.error)
     clip = found.networks.clip
     if result.cmmd is not None and clip is not None:
         measurements[f"cmmd-{clip.name}".lower()] = mean_of(
@@ -92,7 +92,9 @@ def _candidate(result: FolderResult, name: str, found: Comparison, settings: Set
         )
     if result.clip_scores and clip is not None:
         _add_clip_scores(clip.name, result.clip_scores, measurements, parts, settings.seed)
-    details: dict[str, Any] = {"distances": {one.distances.name: to_json(one.distances) for one in result.distances}}
+    details: dict[str, Any] = {
+        "distances": {one.distances.name: distance_details(one.distances) for one in result.distances}
+    }
     if result.pairs is not None and result.pairs.names:
         _add_pairs(result, found, measurements, parts, settings.seed)
     if result.pairs is not None:
@@ -105,17 +107,6 @@ def _sizes(images: int, total: int) -> dict[str, Measurement]:
     return {
         "images": counted(images, "", "images", "neither"),
         "size": counted(total, "bytes", "size of the files", "neither"),
-    }
-
-
-def _distance(one: SetDistance) -> dict[str, Measurement]:
-    """Frechet and kernel distance; the latter scatters over subsets of m by `std`, over all N by std sqrt(m / N)."""
-    said, kid = one.distances, one.distances.kid
-    scatter = kid.std * math.sqrt(kid.subset_size / said.samples)
-    name = f"KID-{one.features}"
-    return {
-        said.name.lower(): mean_of(said.frechet, "", said.name, "lower", samples=said.samples, error=one.error),
-        name.lower(): mean_of(kid.mean, "", name, "lower", samples=said.samples, error=scatter),
     }
 
 

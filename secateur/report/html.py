@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from string import Template
+from urllib.parse import quote
 
 from secateur.report.page import Drawing, Figure, Page, Result
 from secateur.report.pictures import ENCODINGS, Encoding, data_uri, error_scale, heat_map, icon, palette_stops
@@ -65,6 +66,7 @@ def _document(page: Page, encoding: Encoding) -> str:
     return Template(asset("page.html")).substitute(
         title=escape(page.title),
         subtitle=escape(page.subtitle),
+        links=_links(page.links),
         description=escape(description(page), quote=True),
         icon=_icon(page),
         style=asset("page.css"),
@@ -80,6 +82,12 @@ def _document(page: Page, encoding: Encoding) -> str:
         details=_details(page, encoding),
         pictures=_pictures(page, scale, encoding) if page.views else "{}",
     )
+
+
+def _links(links: Mapping[str, str]) -> str:
+    """A line of links to files beside the page; none can be taken for the address of another place."""
+    found = (f'<a href="./{quote(address)}">{escape(text)}</a>' for text, address in links.items())
+    return f'<p class="links">{" ".join(found)}</p>' if links else ""
 
 
 def _icon(page: Page) -> str:

@@ -169,6 +169,7 @@ class Page:
         tables: of the whole run, whichever result is chosen.
         command: what was typed to get this.
         chosen: index of the result that is shown first.
+        links: what a reader may go on to: text -> address relative to the page, of a file in or below its folder.
     """
 
     title: str
@@ -182,6 +183,7 @@ class Page:
     tables: tuple[Table, ...] = ()
     command: str | None = None
     chosen: int = 0
+    links: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.results:

@@ -9,21 +9,27 @@ from secateur.report.difference import TIMES, difference, noise_between, say_sho
 from secateur.report.page import Cell, Number, Table
 
 
-def summary_table(record: EvaluationRecord) -> Table:
-    """A row for each subject, the reference first, and a column for each measurement."""
+def summary_table(record: EvaluationRecord) -> Table | None:
+    """A row for each subject, the reference first where it was measured, and a column for each measurement.
+
+    None where there is one candidate, and nothing beside it: its key figures say all of it.
+    """
+    measured = bool(record.reference.measurements) or any(run.reference for run in record.runs)
+    if not measured and len(record.candidates) == 1:
+        return None
     names = _columns(record)
     labels = {name: one.label for subject in record.subjects for name, one in subject.measurements.items()}
     best = {name: best_of(record, name) for name in names}
-    rows: list[tuple[Cell, ...]] = [
-        (record.reference.name, *(_number(record.reference.measurements.get(name)) for name in names))
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    if measured:
+        rows.append((record.reference.name, *(_number(record.reference.measurements.get(name)) for name in names)))
     for one in record.candidates:
         before = record.reference_measurements(one)
         cells = (_compared(one, name, before, one.name in best[name]) for name in names)
         rows.append((one.name, *cells))
     columns = ("", *(labels[name] for name in names))
     title = "All candidates" if len(record.candidates) > 1 else "Before and after"
-    return Table(title, columns, tuple(rows), _note(record), pinned=1)
+    return Table(title, columns, tuple(rows), _note(record, measured), pinned=int(measured))
 
 
 def best_of(record: EvaluationRecord, name: str) -> frozenset[str]:
@@ -85,8 +91,11 @@ def _sorted_by(one: Measurement) -> float | None:
     return float("inf") if one.value is None and one.infinite else one.value
 
 
-def _note(record: EvaluationRecord) -> str:
-    note = f"Below a value: how it differs from {record.reference.name} ({TIMES}: how many times as much)."
+def _note(record: EvaluationRecord, measured: bool) -> str:
+    """What the small numbers are; only those of a reference that was measured have a difference."""
+    notes = []
+    if measured:
+        notes.append(f"Below a value: how it differs from {record.reference.name} ({TIMES}: how many times as much).")
     intervals = [
         interval
         for subject in record.candidates
@@ -97,8 +106,10 @@ def _note(record: EvaluationRecord) -> str:
     if intervals:
         counts = {interval.count for interval in intervals}
         over = f", over {counts.pop():,} samples" if len(counts) == 1 else ""
-        note += f" In brackets: {intervals[0].confidence:.0%} bootstrap intervals{over}."
+        notes.append(f"In brackets: {intervals[0].confidence:.0%} bootstrap intervals{over}.")
     if len(record.candidates) > 1:
-        note += " ★: the best, and what does not differ from it beyond the noise."
+        notes.append("★: the best, and what does not differ from it beyond the noise.")
     machines = {(run.machine.processor, run.machine.gpu, run.threads) for run in record.runs}
-    return note + (" Times are of several machines: compare them within a run." if len(machines) > 1 else "")
+    if len(machines) > 1:
+        notes.append("Times are of several machines: compare them within a run.")
+    return " ".join(notes)

@@ -21,14 +21,28 @@ TIMES = {"a": 50.0, "b": 60.0, "c": 90.0}
 
 def column(record: EvaluationRecord, label: str) -> list[Number | str]:
     table = summary_table(record)
+    assert table is not None
     return [row[table.columns.index(label)] for row in table.rows]  # type: ignore[misc]
 
 
 def test_the_summary_has_all_candidates_below_the_reference() -> None:
     table = summary_table(example.record())
+    assert table is not None
     assert [row[0] for row in table.rows] == [example.REFERENCE, *example.NAMES]
     assert table.columns == ("", "PSNR", "accuracy", "file size", "multiply-adds", "time of a frame")
     assert table.pinned == 1
+
+
+def test_a_reference_that_was_not_measured_has_no_row() -> None:
+    record = example.record()
+    photographs = replace(record, reference=Subject("photographs"))
+    table = summary_table(photographs)
+    assert table is not None and [row[0] for row in table.rows] == list(example.NAMES) and table.pinned == 0
+    assert table.note is not None and "how it differs" not in table.note and "★" in table.note
+    alone = replace(photographs, candidates=record.candidates[:1], pairs=())
+    assert summary_table(alone) is None
+    page = whole_page(alone)
+    assert page.results[0].figures and "Before and after" not in render_page(page)
 
 
 def test_the_best_of_each_column_is_marked() -> None:

@@ -84,6 +84,13 @@ def test_the_page_needs_nothing_but_itself() -> None:
     assert not re.search(r"https?://|@import|url\((?!data:)|fetch\(|XMLHttpRequest", document)
 
 
+def test_links_lead_to_files_beside_the_page() -> None:
+    links = {"In 3D <b>": "scene.html", "elsewhere": "javascript:alert(1)"}
+    document = render_page(replace(page(), links=links))
+    found = [attributes["href"] for tag, attributes in Tags(document).tags if tag == "a"]
+    assert found == ["./scene.html", "./javascript%3Aalert%281%29"] and "In 3D &lt;b&gt;" in document
+
+
 def test_tags_are_balanced() -> None:
     assert Tags(render_page(page())).open == []
 
