@@ -12,18 +12,20 @@ from compress3d.nerf.compress import CompressRecord, Worth, check_options, compr
 from compress3d.nerf.evaluate import FieldEvaluation, quality_to_photographs, view_speed
 from compress3d.nerf.files import load_field, save_field
 from compress3d.nerf.points import save_points, surface_points
+from compress3d.nerf.record import compression_record, photographs_record
 from compress3d.nerf.render import orbit_of, render_each
-from compress3d.nerf.report import write_compression_report, write_photograph_report
-from compress3d.nerf.sizes import bytes_by_part
+from compress3d.nerf.report import compression_page, photographs_page
 from compress3d.nerf.tables import compression_table, evaluation_table, training_table
 from compress3d.nerf.teacher import views_around
 from compress3d.nerf.train import Training, TrainRecord, train
 from compress3d.splats.views import AXES
 from secateur.console import console, progress_bar, stretch
+from secateur.evaluation.evaluator import write
+from secateur.evaluation.run import Start
 from secateur.files import check_folder, replacing_file
 from secateur.interrupts import saying_how_to_go_on
 from secateur.quantities import parse_keep
-from secateur.report.record import describe_machine
+from secateur.report.record import Steps, describe_machine
 
 _POINT_VIEWS, _POINT_VIEW_SIZE = 32, 200
 
@@ -119,21 +121,27 @@ def evaluate_file(
     """`secateur nerf evaluate`."""
     if report is not None:
         check_folder(report)
-    field = load_field(file)
+    start, clock = Start.now(), Steps()
     with progress_bar() as progress:
-        photographs = read_capture(
-            capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.1)
-        )
+        with clock("read"):
+            field = load_field(file)
+            photographs = read_capture(
+                capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.1)
+            )
         views = photographs.test.tolist() or list(range(len(photographs)))
-        quality = quality_to_photographs(field, photographs, views, stretch(progress, 0.1, 0.9))
+        with clock("judge"):
+            quality = quality_to_photographs(field, photographs, views, stretch(progress, 0.1, 0.9))
         progress(0.9, "timing")
-        speed = view_speed(field, photographs, views[0])
+        with clock("time"):
+            speed = view_speed(field, photographs, views[0])
+        size, skipped = file.stat().st_size, photographs.skipped
         record = FieldEvaluation(
-            file.name, file.stat().st_size, photographs.name, quality, speed, photographs.skipped, describe_machine()
+            file.name, size, photographs.name, quality, speed, skipped, clock.seconds, describe_machine()
         )
         if report is not None:
             progress(1.0, "drawing the report")
-            write_photograph_report(record, bytes_by_part(file), field, photographs, views, report)
+            shared = photographs_record(record, field, (capture, file), photographs, views, start)
+            write(shared, photographs_page(shared, field, photographs, views), report)
     return record
 
 
@@ -160,6 +168,7 @@ def compress_file(
     report: Path | None = None,
 ) -> CompressRecord:
     """`secateur nerf compress`."""
+    start = Start.now()
     check_writing(output, checkpoint, resume)
     if report is not None:
         check_folder(report)
@@ -191,8 +200,9 @@ def compress_file(
         record = replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
         if report is not None:
             progress(1.0, "drawing the report")
-            sizes = bytes_by_part(output)
-            write_compression_report(record, file.name, sizes, field, small, photographs, report)
+            fields = (field, load_field(output))
+            shared = compression_record(record, fields, (file, output), photographs, start)
+            write(shared, compression_page(shared, record, fields, photographs), report)
         return record
 
 

@@ -28,6 +28,7 @@ class FieldEvaluation:
         quality: against those of the test split, or all where there is none.
         speed: of rendering a view.
         skipped: photographs that the capture lists but does not have.
+        seconds: time by step.
         machine: where it ran.
     """
 
@@ -37,6 +38,7 @@ class FieldEvaluation:
     quality: Quality
     speed: Speed
     skipped: int
+    seconds: dict[str, float]
     machine: Machine
 
     def _repr_html_(self) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,26 @@ from compress3d.captures.capture import WHITE
 from compress3d.nerf.evaluate import beside_photograph
 from compress3d.nerf.field import Field
 from compress3d.nerf.files import load_field
+from compress3d.nerf.record import KIND, subject_of, timings
 from compress3d.nerf.render import render
 from compress3d.nerf.report import evaluation_page, shown_views
-from compress3d.nerf.sizes import bytes_by_part
 from compress3d.nerf.teacher import views_around
 from compress3d.nerf.train import PACKAGES
-from compress3d.photographs import PHOTOGRAPHS, psnr_of_pair
+from compress3d.photographs import PHOTOGRAPHS, photographs_protocol, psnr_of_pair
+from compress3d.splats.evaluate import Quality
 from compress3d.splats.views import AXES
 from secateur.console import Report, progress_bar, silent
 from secateur.evaluation.evaluator import Evaluated
-from secateur.evaluation.measurements import averaged, counted, rate, timed
+from secateur.evaluation.measurements import timing_details
 from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.naming import distinct_names
-from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Noise, Part, Subject
-from secateur.evaluation.run import Start, hash_path
+from secateur.evaluation.record import EvaluationRecord, Measurement, Noise, Subject
+from secateur.evaluation.run import Start
 from secateur.metrics.image import psnr, ssim
 from secateur.metrics.memory import PeakMemory, measure_peak_memory
 from secateur.metrics.speed import Speed, measure_speed
 from secateur.report.record import Steps
 
-KIND = "field"
 REFERENCE_RENDERS = "the reference's own renders"
 
 _SIZE = 400
@@ -58,11 +57,6 @@ class Views:
     cameras: Cameras
     indices: Sequence[int]
     capture: Capture | None = None
-
-    @property
-    def compared_with(self) -> str:
-        """What pictures are compared with."""
-        return REFERENCE_RENDERS if self.capture is None else PHOTOGRAPHS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +79,13 @@ class Seen:
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
     pictures: list[Float[Tensor, "H W 3"]] = field(default_factory=list)
+
+    def quality(self, views: Views) -> Quality | None:
+        """Of all views; None where none was looked at."""
+        if not self.psnr:
+            return None
+        rows = {"psnr": torch.tensor(self.psnr).double(), "ssim": torch.tensor(self.ssim).double()}
+        return Quality.of(rows, views.cameras, REFERENCE_RENDERS if views.capture is None else PHOTOGRAPHS)
 
 
 def evaluate_files(
@@ -211,43 +212,25 @@ def _subject(
     name: str, path: Path, one: Field, seen: Seen, cost: tuple[Speed, PeakMemory], views: Views, first: Seen | None
 ) -> Subject:
     speed, memory = cost
-    measurements: dict[str, Measurement] = {}
-    parts: dict[str, Part] = {}
-    if seen.psnr:
-        decibels, similarity = (None, None) if first is None or first is seen else (first.psnr, first.ssim)
-        measurements["psnr"] = averaged(seen.psnr, "dB", "PSNR", "higher", reference=decibels)
-        measurements["ssim"] = averaged(seen.ssim, "", "SSIM", "higher", reference=similarity)
-        parts["views"] = Part(
-            "view",
-            views.names,
-            {
-                "psnr": Column(tuple(seen.psnr), "dB", "higher", "PSNR"),
-                "ssim": Column(tuple(seen.ssim), "", "higher", "SSIM"),
-            },
-        )
-    measurements["size"] = counted(path.stat().st_size, "bytes", "file size")
-    measurements["rows"] = counted(len(one.table), "", "rows of the tables")
-    measurements["levels"] = counted(len(one.levels), "", "levels")
-    measurements["weights_memory"] = counted(one.bytes, "bytes", "memory of the field")
-    measurements["peak_memory"] = Measurement(
-        float(memory.bytes), "bytes", "lower", "peak memory of a view", noise=Noise("counted", 0.0)
+    before = None if first is None or first is seen else first.quality(views)
+    subject = subject_of(name, path, one, views.names, seen.quality(views), before)
+    peak = Measurement(float(memory.bytes), "bytes", "lower", "peak memory of a view", noise=Noise("counted", 0.0))
+    return replace(
+        subject,
+        measurements={**subject.measurements, "peak_memory": peak, **timings(speed)},
+        details={"speed": timing_details(speed)},
     )
-    measurements["frames_per_second"] = rate(speed.times_ms, "frames/s")
-    measurements["frame"] = timed(speed, "time of a frame")
-    sizes = bytes_by_part(path)
-    column = Column(tuple(float(size) for size in sizes.values()), "bytes", "lower", "bytes")
-    parts["file"] = Part("part of the file", tuple(sizes), {"part_bytes": column})
-    return Subject(name, str(path), hash_path(path), 0, measurements, parts)
 
 
 def _protocol(views: Views) -> dict[str, Any]:
+    if views.capture is not None:
+        return photographs_protocol(views.capture, views.indices)
     cameras = views.cameras[torch.tensor(list(views.indices))]
-    digest = hashlib.sha256(cameras.Ks.contiguous().numpy().tobytes() + cameras.viewmats.contiguous().numpy().tobytes())
     return {
-        "compared_with": views.compared_with,
-        "capture": None if views.capture is None else views.capture.name,
+        "compared_with": REFERENCE_RENDERS,
+        "capture": None,
         "views": len(views.indices),
         "width": cameras.width,
         "height": cameras.height,
-        "cameras_sha256": digest.hexdigest(),
+        "cameras_sha256": cameras.sha256,
     }

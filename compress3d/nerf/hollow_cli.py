@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
+
 from compress3d.captures import Split, read_capture
 from compress3d.nerf.cli import check_writing
 from compress3d.nerf.evaluate import judge_trained
 from compress3d.nerf.files import save_field
 from compress3d.nerf.hollow_training import Hollowing, HollowRecord, train_hollow
-from compress3d.nerf.tables import add_quality, add_skipped
+from compress3d.nerf.tables import add_hollow, add_quality, add_skipped
 from compress3d.nerf.train import PACKAGES, Training
 from compress3d.splats.evaluate import Quality
 from compress3d.training import plain_settings
@@ -18,6 +20,7 @@ from secateur.console import console, progress_bar, result_table, stretch
 from secateur.interrupts import saying_how_to_go_on
 from secateur.metrics.speed import Speed
 from secateur.quantities import format_bytes
+from secateur.report.notebook import table_html
 from secateur.report.record import Machine, Steps, describe_machine, package_versions
 
 
@@ -50,6 +53,10 @@ class HollowedField:
     machine: Machine
     versions: dict[str, str]
     options: dict[str, object]
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return table_html(hollowed_table(self))
 
 
 def hollow_capture(
@@ -102,16 +109,19 @@ def hollow_capture(
     )
 
 
-def show_hollow(record: HollowedField) -> None:
+def hollowed_table(record: HollowedField) -> Table:
     """A table of the field, of what is hollow, and of how close it comes to the photographs."""
     table = result_table(record.capture, "", "")
     table.add_row("size", format_bytes(record.bytes))
     add_quality(table, record.quality)
-    table.add_row("mean saliency", f"{record.hollow.mean_saliency:.4f}")
-    table.add_row("vertices that are salient", f"{record.hollow.salient:.2%}")
+    add_hollow(table, record.hollow)
     table.add_row("cells that rays look into", f"{record.occupied:.2%}")
     table.add_row("seconds a view", f"{record.speed.median_ms / 1000:.2f}")
-    table.add_row("steps", f"{record.hollow.bound.steps + record.hollow.plain.steps:,}")
     table.add_row("seconds", f"{sum(record.seconds.values()):.1f}")
     add_skipped(table, record.skipped)
-    console.print(table)
+    return table
+
+
+def show_hollow(record: HollowedField) -> None:
+    """Print that table."""
+    console.print(hollowed_table(record))

@@ -20,6 +20,7 @@ from compress3d.nerf.hollow import HollowField, hollowed
 from compress3d.nerf.recover import recover
 from compress3d.nerf.train import FieldTraining, Training, fit_field
 from secateur.console import Report, silent, stretch
+from secateur.report.notebook import table_html
 from secateur.solvers.admm import Residuals, Split, onto_l1_ball
 from secateur.training import FitRecord
 
@@ -73,6 +74,12 @@ class HollowRecord:
     residuals: tuple[Residuals, ...]
     bound: FitRecord
     plain: FitRecord
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        from compress3d.nerf.tables import hollow_table  # which names this class
+
+        return table_html(hollow_table(self))
 
 
 def train_hollow(

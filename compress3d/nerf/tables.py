@@ -6,6 +6,7 @@ from rich.table import Table
 
 from compress3d.nerf.compress import CompressRecord
 from compress3d.nerf.evaluate import FieldEvaluation
+from compress3d.nerf.hollow_training import HollowRecord
 from compress3d.nerf.train import TrainRecord
 from compress3d.splats.evaluate import Quality
 from secateur.console import result_table
@@ -50,6 +51,25 @@ def compression_table(record: CompressRecord) -> Table:
         table.add_row("SSIM", *(f"{one.mean_ssim:.4f}" for one in three))
     table.add_row("seconds", "", "", f"{sum(record.seconds.values()):.1f}")
     return table
+
+
+def hollow_table(record: HollowRecord) -> Table:
+    """A table of what is hollow, and of the two parts of the training."""
+    table = result_table("trained hollow", "", "")
+    add_hollow(table, record)
+    losses = {"under the saliency grid": record.bound, "after it": record.plain}
+    for part, fit in losses.items():
+        if fit.losses:
+            table.add_row(f"last loss {part}", f"{fit.losses[-1][1]:.4g}")
+    table.add_row("seconds", f"{record.bound.seconds + record.plain.seconds:.1f}")
+    return table
+
+
+def add_hollow(table: Table, record: HollowRecord) -> None:
+    """Rows of how hollow a field is, and of the steps that made it so."""
+    table.add_row("mean saliency", f"{record.mean_saliency:.4f}")
+    table.add_row("vertices that are salient", f"{record.salient:.2%}")
+    table.add_row("steps", f"{record.bound.steps + record.plain.steps:,}")
 
 
 def add_quality(table: Table, quality: Quality | None) -> None:

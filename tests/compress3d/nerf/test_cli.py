@@ -14,11 +14,17 @@ from compress3d.nerf import compress as compress_module
 from compress3d.nerf import report as report_module
 from compress3d.nerf.commands import NERF
 from compress3d.nerf.files import load_field, save_field
-from compress3d.nerf.hollow_training import Hollowing
+from compress3d.nerf.hollow_cli import HollowedField
+from compress3d.nerf.hollow_training import Hollowing, HollowRecord
+from compress3d.splats.evaluate import Quality
 from secateur.cli import main
-from secateur.report.record import to_json
+from secateur.evaluation.run import hash_path
+from secateur.metrics.speed import Speed
+from secateur.report.record import describe_machine, to_json
+from secateur.training import FitRecord
 from tests.compress3d.nerf.fields import QUICK, some_field
 from tests.compress3d.splats.photographed import around, write_capture
+from tests.secateur.evaluation.runs import merge_compare_and_list
 
 
 @pytest.fixture
@@ -117,11 +123,20 @@ def test_a_compression_is_reported_on_a_page(by: str, tmp_path: Path, monkeypatc
     capture = [str(write_capture(tmp_path / "blobs"))] if by == "photographs" else []
     arguments = ["nerf", "compress", str(field), *capture, "-o", str(small), "--worth", "visits", "--recover", "2"]
     assert main([*arguments, "--report", str(report)]) == 0
-    page, record = (report / "index.html").read_text(), json.loads((report / "results.json").read_text())
-    assert record["bytes"] == small.stat().st_size
-    for said in ("Bytes by part of the file", "Rows by level", "Quality by step", f"{small.stat().st_size:,}"):
+    page = (report / "index.html").read_text()
+    for said in ("Bytes by part of the file", "Rows stored by cells a side", "Quality by step", "Recovery"):
         assert said in page
     assert page.count('data-view="') == (2 if by == "photographs" else 6)
+    assert main([*arguments, "--keep", "10%", "--report", str(tmp_path / "again")]) == 0
+    merged = merge_compare_and_list(report, tmp_path / "again", tmp_path / "both")
+    one, other = merged.candidates
+    assert one.path == str(small) and merged.reference.sha256 == hash_path(field)
+    assert other.measurements["size"].value == small.stat().st_size < (one.measurements["size"].value or 0)
+    assert sum(value or 0 for value in other.parts["levels"].columns["stored_rows"].values) == (
+        other.measurements["rows"].value
+    )
+    assert one.details["recovery"]["steps"] == 2 and merged.runs[1].seeds == {"compression": 0}
+    assert one.measurements["psnr"].change is not None or by == "own renders"
 
 
 @pytest.mark.usefixtures("quick")
@@ -131,7 +146,10 @@ def test_a_field_is_reported_beside_photographs(tmp_path: Path) -> None:
     assert main(["nerf", "evaluate", str(field), str(capture), "--report", str(report)]) == 0
     page = (report / "index.html").read_text()
     assert "beside 2 photographs of blobs" in page and "Photograph" in page
-    assert json.loads((report / "results.json").read_text())["capture"] == "blobs"
+    assert main(["nerf", "evaluate", str(field), str(capture), "--report", str(tmp_path / "again")]) == 0
+    merged = merge_compare_and_list(report, tmp_path / "again", tmp_path / "both", same=True)
+    (one,) = merged.candidates
+    assert merged.protocol["capture"] == merged.reference.name == "blobs" and one.measurements["psnr"].samples == 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -149,9 +167,21 @@ def test_a_hollow_field_is_trained_and_goes_on(
     assert (tmp_path / "run-plain.ckpt").exists()
     before = field.read_bytes()
     assert main([*arguments, "--checkpoint", str(tmp_path / "run.ckpt"), "--resume"]) == 0
-    assert "mean saliency" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mean saliency" in shown and "cells that rays look into" in shown
     assert field.read_bytes() == before
     assert load_field(field).occupancy.share == pytest.approx(record["occupied"])
+
+
+def test_what_became_hollow_is_a_table_in_a_notebook(tmp_path: Path) -> None:
+    part = FitRecord(3, ((3, 0.25),), (), None, False, 1.0)
+    record = HollowRecord(0.04, 0.1, (), part, part)
+    page = record._repr_html_()
+    assert page.startswith("<table>") and "<td>mean saliency</td>" in page and "0.0400" in page and "10.00%" in page
+    quality = Quality("photographs", 24, 24, 20.0, 0.9, (20.0,), (0.9,))
+    speed = Speed.of([2.0], frames=1, threads=1, load_average=None, first_call_ms=3.0, clock="host")
+    whole = HollowedField("blobs", 10, 0.2, record, quality, speed, 0, {"train": 1.0}, describe_machine(), {}, {})
+    assert "20.00 dB" in whole._repr_html_() and "mean saliency" in whole._repr_html_()
 
 
 def test_a_camera_file_says_where_to_look_from(tmp_path: Path) -> None:

@@ -31,19 +31,20 @@ def checked_run(folder: Path) -> EvaluationRecord:
     return record
 
 
-def merge_compare_and_list(run: Path, again: Path, into: Path) -> EvaluationRecord:
+def merge_compare_and_list(run: Path, again: Path, into: Path, *, same: bool = False) -> EvaluationRecord:
     """Two runs of one command against one reference as one comparison, against the first of them; and the index.
 
     Args:
         run: folder of the first.
         again: folder of the second; both lie in one folder.
         into: folder for the comparison.
+        same: whether both measured the same candidates, which then stand in it once.
     """
     first, second = checked_run(run), checked_run(again)
     assert main(["evaluate", "--merge", str(run), str(again), "-o", str(into), "--compare", str(run)]) == 0
     merged = load_record(into)
     assert len(merged.runs) == 2 and merged.kind == first.kind and (into / "index.html").is_file()
-    assert len(merged.candidates) == len(first.candidates) + len(second.candidates)
+    assert len(merged.candidates) == len(first.candidates) + (0 if same else len(second.candidates))
     assert merged.comparison is not None and merged.comparison.changes
     reference = [one for one in merged.comparison.changes if one.subject == first.reference.name]
     assert {one.verdict for one in reference} <= {"within noise", "unclear"}
