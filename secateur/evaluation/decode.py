@@ -19,18 +19,18 @@ def load_record(path: Path) -> EvaluationRecord:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is no JSON, no record of an evaluation, or one of another version; says which field.
+        ValueError: the file is no JSON, no record of a run, or one of another version; says which field.
     """
     file = path / RESULTS if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; `secateur evaluate` writes it")
+        raise FileNotFoundError(f"{file}: no such file; every run that reports writes one")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: no JSON: {error}") from error
     found = fields.get("schema") if isinstance(fields, dict) else None
     if found is None:
-        raise ValueError(f"{file}: no record of an evaluation: it has no field schema; evaluate again to get one")
+        raise ValueError(f"{file}: no record of a run: it has no field schema; run it again to get one")
     if found != SCHEMA:
         raise ValueError(f"{file}: its schema is {found!r}, this version of secateur reads {SCHEMA!r}")
     try:

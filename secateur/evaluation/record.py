@@ -1,4 +1,4 @@
-"""The record of an evaluation: one form for every kind of thing that is measured, as `results.json` holds it.
+"""The record of a run: one form for evaluations, compressions, trainings and recipes, as `results.json` holds it.
 
 A record is JSON as `secateur.report.record.to_json` makes it: each dataclass here is an object with its fields, in
 order, and a number that is not finite is null. `SCHEMA` names the form; `schema.json` beside this file says it for
@@ -107,12 +107,13 @@ class Subject:
 
     Args:
         name: of it; differs from the other subjects' names.
-        path: as it was given; null where no file holds it.
-        sha256: of its bytes (a folder: of its files' names and bytes); null where no file holds it.
+        path: as it was given, or the id of a model; null where no file holds it.
+        sha256: of its bytes (a folder: of its files' names and bytes; photographs: of the pixels and poses that judge);
+            null where no file holds it, or it lies among what the run itself writes.
         run: index into the record's runs: in which of them it was measured.
         measurements: by name, in the order to show them in. What has one name has one meaning and one unit.
         parts: by name.
-        details: whatever else is known of it.
+        details: whatever else is known of it: how it was timed, how it came to be.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Run:
         command: the command line as it was typed.
         secateur: version.
         started_at: date and time in UTC, ISO 8601.
-        seconds: by step.
+        seconds: by step; "name: step" where several candidates were made one after another.
         machine: where it ran.
         versions: of Python and the packages that matter.
         seeds: of all that is random, by what they are for.
@@ -223,11 +224,11 @@ class EvaluationRecord:
         kind: what is measured: "splat", "field", "diffusion", "vit", "images", or a kind of a third party.
         runs: one; several where records were merged.
         protocol: how it was measured, by name: views, samples, data. Records that differ here cannot be merged.
-        reference: what the candidates stand for.
-        candidates: in the order in which they were given.
+        reference: what the candidates stand for: the original, the dense model, or photographs that judge.
+        candidates: what was measured, or made; in the order in which they were given, or came to be.
         pairs: candidates compared with one another, where samples allow it.
         comparison: with an older record, where one was given.
-        details: whatever else is known of the whole.
+        details: whatever else is known of the whole: options, the recipe, what was routed where.
     """
 
     schema: Schema = SCHEMA

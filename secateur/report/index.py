@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape, unescape
+from html import escape
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -29,7 +29,6 @@ _CANDIDATES = 3
 _LETTERS = 400
 _MARK = '<meta name="generator" content="secateur: index of runs">'
 _ICON = re.compile(r'<link rel="icon" href="(data:image/webp;base64,[A-Za-z0-9+/=]{1,40000})">')
-_DESCRIPTION = re.compile(r'<meta name="description" content="([^"]*)">')
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class ListedRun:
         has_page: whether there is a page to lead to.
         kind: of what was measured; empty where its record does not say.
         date: when it began, or when its record was written, in UTC.
-        headlines: a line for each of the first few candidates; or what its page says of itself.
+        headlines: a line for each of the first few candidates.
         more: candidates that are not listed.
         icon: data URI of a small picture.
         problem: why its record says nothing; empty where it does.
@@ -126,19 +125,11 @@ def _listed(path: Path, root: Path) -> ListedRun:
     try:
         record = load_record(path)
     except (ValueError, OverflowError, RecursionError, OSError):
-        return _without_record(folder, head, written, shown)
+        return ListedRun(folder, bool(head), "", written, (), 0, shown, f"{RESULTS} is no record that can be read")
     named = tuple(_headline(one, record) for one in record.candidates[:_CANDIDATES])
     date = record.runs[0].started_at if record.runs else written
     more = max(0, len(record.candidates) - _CANDIDATES)
     return ListedRun(folder, bool(head), record.kind, date, named, more, shown)
-
-
-def _without_record(folder: str, head: str, written: str, icon: str | None) -> ListedRun:
-    """A run whose record is not that of an evaluation, such as that of a compression: its page says what it is."""
-    said = _DESCRIPTION.search(head)
-    if said is None:
-        return ListedRun(folder, bool(head), "", written, (), 0, icon, f"{RESULTS} is no record of an evaluation")
-    return ListedRun(folder, bool(head), "", written, (unescape(said[1]),), 0, icon)
 
 
 def _headline(one: Subject, record: EvaluationRecord) -> str:

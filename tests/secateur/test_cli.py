@@ -132,7 +132,7 @@ def test_a_recipe_gives_what_the_command_line_does_not(tmp_path: Path, capsys: p
         (["evaluate", "no.fruit", "other.fruit", "-o", "x"], ["no.fruit: no such file"]),
         (["evaluate", "."], ["missing: output"]),
         (["evaluate", "plum.fruit", "-o", "x"], ["plum.fruit: no such file"]),
-        (["evaluate", ".", "--merge", "-o", "x"], ["results.json: no such file", "secateur evaluate"]),
+        (["evaluate", ".", "--merge", "-o", "x"], ["results.json: no such file", "run that reports"]),
         (["evaluate", ".", "--merge", "--fail-on-worse", "-o", "x"], ["--fail-on-worse", "--compare"]),
     ],
 )

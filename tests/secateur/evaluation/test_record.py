@@ -101,8 +101,8 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", "no JSON"),
-        ("[]", "no record of an evaluation"),
-        ('{"reference": {}}', "no field schema; evaluate again"),
+        ("[]", "no record of a run"),
+        ('{"reference": {}}', "no field schema; run it again"),
         ('{"schema": "secateur.evaluation/9"}', "'secateur.evaluation/9', this version of secateur reads"),
     ],
 )

@@ -1,5 +1,5 @@
 import json
-import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -9,7 +9,7 @@ import pytest
 from secateur.cli import main
 from secateur.report.evaluation import whole_page
 from secateur.report.index import PAGE, write_index
-from secateur.report.page import Figure, Page, Result, write_report
+from secateur.report.page import write_report
 from secateur.report.record import to_json
 from tests.secateur.report import example
 
@@ -32,23 +32,23 @@ class Links(HTMLParser):
         return [str(attributes["href"]) for tag, attributes in self.tags if tag == "a"]
 
 
-def compression(folder: Path) -> None:
-    """A run whose record is no evaluation's."""
-    page = Page("scene.ply", "scene.ply compressed.", "Original", (), (Result("keep 25%", (Figure("PSNR", "31 dB"),)),))
-    write_report(page, {"budget": 1}, folder)
+def plain_run(folder: Path, started_at: str = "2026-11-21T17:00:00+00:00") -> None:
+    """A run without pictures."""
+    record = example.record()
+    record = replace(record, runs=(replace(record.runs[0], started_at=started_at),))
+    write_report(whole_page(record), record, folder)
 
 
 def test_runs_below_the_folder_are_listed_with_headlines_and_pictures(tmp_path: Path) -> None:
     record = example.record()
     write_report(whole_page(record, example.page()), record, tmp_path / "deep" / "chair")
-    compression(tmp_path / "scene")
-    os.utime(tmp_path / "scene" / "results.json", (0, 0))
+    plain_run(tmp_path / "scene", "1970-01-01T00:00:00+00:00")
     page, runs = write_index(tmp_path)
     assert [run.folder for run in runs] == ["deep/chair", "scene"]
     newest, oldest = runs
     assert newest.kind == "splat" and newest.date.startswith("2026-11-21") and newest.more == 1
     assert newest.headlines[1] == "keep 25%: PSNR 31.49 dB, file size 332 kB (3.93 times smaller)"
-    assert oldest.date.startswith("1970") and oldest.headlines == ("scene.ply compressed. keep 25%: PSNR 31 dB",)
+    assert oldest.date.startswith("1970") and oldest.headlines == newest.headlines and oldest.icon is None
     found = Links(page)
     for address in found.addresses:
         assert (tmp_path / unquote(address)).is_file()
@@ -64,7 +64,7 @@ def test_names_from_outside_stay_names(tmp_path: Path, name: str) -> None:
         (tmp_path / name).mkdir()
     except (OSError, UnicodeError):
         pytest.skip("this file system has no such names")
-    compression(tmp_path / name)
+    plain_run(tmp_path / name)
     plain, _ = write_index(tmp_path)
     found = Links(plain)
     assert [tag for tag, _ in found.tags].count("img") == 0
@@ -92,7 +92,7 @@ def test_records_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> Non
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(text)
     page, (run,) = write_index(tmp_path)
-    assert "no record of an evaluation" in run.problem and run.problem in page.read_text(encoding="utf-8")
+    assert "no record that can be read" in run.problem and run.problem in page.read_text(encoding="utf-8")
 
 
 def test_a_record_of_absurd_size_is_not_read(tmp_path: Path) -> None:
@@ -104,15 +104,15 @@ def test_a_record_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 def test_links_are_not_followed_and_hidden_folders_are_left_out(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    compression(tmp_path / "elsewhere")
-    compression(runs / ".hidden")
-    compression(runs / "shown")
+    plain_run(tmp_path / "elsewhere")
+    plain_run(runs / ".hidden")
+    plain_run(runs / "shown")
     (runs / "link").symlink_to(tmp_path / "elsewhere")
     assert [run.folder for run in write_index(runs)[1]] == ["shown"]
 
 
 def test_what_is_not_an_index_is_not_overwritten(tmp_path: Path) -> None:
-    compression(tmp_path / "run")
+    plain_run(tmp_path / "run")
     with pytest.raises(ValueError, match="is a run itself"):
         write_index(tmp_path / "run")
     (tmp_path / PAGE).write_text("my own page")
