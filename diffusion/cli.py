@@ -13,12 +13,12 @@ from diffusion.aptp.run import ExpertsRecord, train_experts
 from diffusion.calibrate import Generator
 from diffusion.evaluate import DENSE
 from diffusion.inputs import example_inputs
-from diffusion.judging import asked_of, judge
+from diffusion.judging import judge, protocol_of
 from diffusion.models import find, load_model
 from diffusion.prune import DryRun, Pruning, dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
 from diffusion.record import record_of
-from diffusion.report import evaluation_page, grid, side_by_side
+from diffusion.report import SAMPLES_PICTURE, evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
 from diffusion.tables import experts_tables, pruning_tables
 from diffusion.unfinished import UnfinishedSamples
@@ -176,18 +176,13 @@ def evaluate_folders(
         tokens = find(str(reference)).architecture.text_tokens or 77
         inputs = example_inputs(dense.network, batch=judging.batch_size, text_tokens=tokens)
         generator = Generator(dense, file)
-        protocol = {
-            "steps": calibration.steps,
-            "guidance": calibration.guidance,
-            "prompts": asked_of(generator),
-            "judge": judge,
-        }
+        protocol = protocol_of(generator)
         weights = [hash_weights(network) for network in (dense.network, *others.values())]
         identity = {"model": str(reference), "weights": weights, "device": device, "judging": judging, **protocol}
         unfinished = UnfinishedSamples(store.folder / "samples.safetensors", identity)
         found, pictures = _judge(dense, others, generator, inputs, report, unfinished)
     record = record_of(found, [reference, *candidates], start, protocol, reference.name)
-    side_by_side(pictures, output / "samples.png")
+    side_by_side(pictures, output / SAMPLES_PICTURE)
     page = evaluation_page(found, pictures, reference.name)
     store.clear()
     return Evaluated(record, page)

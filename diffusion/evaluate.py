@@ -28,9 +28,9 @@ from secateur.metrics.features.interface import check_images
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.timing_turn import timing_turn
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions
+from secateur.report.record import Steps
 
-PACKAGES = ("secateur", "torch", "diffusers", "transformers", "torchmetrics", "numpy", "scipy")
+PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "torchmetrics", "numpy", "scipy")
 DENSE = "dense"
 """What the model is called that the others stand for."""
 
@@ -187,16 +187,12 @@ class Evaluation:
         reference: the dense model.
         candidates: what was compared with it.
         seconds: time by step.
-        machine: where the speeds were measured.
-        versions: of the packages that matter.
         options: how the samples were made.
     """
 
     reference: EvaluatedModel
     candidates: tuple[EvaluatedModel, ...]
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
     options: dict[str, object]
 
     def _repr_html_(self) -> str:
@@ -277,9 +273,7 @@ def evaluate(
         "conditional": sampling.labels is not None,
         "seed": seed,
     }
-    record = Evaluation(
-        reference, tuple(others), steps.seconds, describe_machine(), package_versions(*PACKAGES), options
-    )
+    record = Evaluation(reference, tuple(others), steps.seconds, options)
     return record, {name: torch.cat(tally.pictures) for name, tally in tallies.items() if tally.pictures}
 
 

@@ -85,6 +85,17 @@ def sampling_of(
     return sampling, judges, classifier
 
 
+def protocol_of(generator: Generator) -> dict[str, Any]:
+    """How samples are made and judged, beside what an evaluation says itself."""
+    options, calibration = generator.file.recipe.evaluation, generator.file.recipe.calibration
+    return {
+        "steps": options.steps or calibration.steps,
+        "guidance": calibration.guidance if options.guidance is None else options.guidance,
+        "prompts": asked_of(generator),
+        "judge": options.judge,
+    }
+
+
 def asked_of(generator: Generator) -> list[str]:
     """What is asked for in evaluation, again and again."""
     prompts = generator.file.recipe.evaluation.prompts

@@ -23,30 +23,32 @@ from diffusion.estimate import Estimate, estimate, refuse_too_large
 from diffusion.evaluate import Evaluation
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.inputs import example_inputs
-from diffusion.judging import judge
+from diffusion.judging import judge, protocol_of
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
 from diffusion.recipe import Budget, DiffusionRecipe, Model
+from diffusion.record import metrics_of, recipe_record, run_of
 from diffusion.recovering import recover
 from diffusion.repair import repair
-from diffusion.report import write_page
+from diffusion.report import SAMPLES_PICTURE, pruning_page, side_by_side
 from diffusion.run_stages import gathered, identities
 from diffusion.saving import save, save_pipeline
 from diffusion.train import DenoisingTask
 from diffusion.units import prunable
 from secateur.allocation import unit_costs
 from secateur.console import Report, silent, stretch
+from secateur.evaluation.evaluator import write
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
+from secateur.report.record import Steps, to_json
 from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Plan
 from secateur.training import FitRecord
 from secateur.units import Criterion, Keep, Scores
-
-PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,6 @@ class Pruning:
         recovery: None where nothing was trained.
         evaluation: against the dense model.
         seconds: time by stage of this run; stages that an earlier run had finished take next to none.
-        machine: that it ran on.
-        versions: of the packages that matter.
         recipe: as it was read.
     """
 
@@ -77,8 +77,6 @@ class Pruning:
     recovery: FitRecord | None
     evaluation: Evaluation
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -182,7 +180,7 @@ class _Run:
 
     def __init__(self, file: RecipeFile[DiffusionRecipe], target: Target, output: Path, report: Report) -> None:
         self.file, self.recipe, self.target, self.output, self.report = file, file.recipe, target, output, report
-        self.steps = Steps()
+        self.start, self.steps = Start.now(), Steps()
         with self.steps("load"):
             report(0.02, "loading")
             self.model = load(file.recipe.model)
@@ -209,7 +207,8 @@ class _Run:
         with self.steps("save"):
             self.report(0.98, "saving")
             self.save(small, record)
-        write_page(record, pictures, self.output)
+            side_by_side(pictures, self.output / SAMPLES_PICTURE)
+        write(self.shared(record), pruning_page(record, pictures), self.output)
         self.stages.clear()
         return small, record
 
@@ -332,16 +331,29 @@ class _Run:
             training,
             evaluation,
             self.steps.seconds,
-            describe_machine(),
-            package_versions(*PACKAGES),
             to_plain(self.recipe),
         )
+
+    def shared(self, record: Pruning) -> EvaluationRecord:
+        """The run as the record that all runs share."""
+        last = record.evaluation.candidates[-1].name
+        details = {
+            "component": record.component,
+            "recipe": record.recipe,
+            "kept_by_kind": to_json(record.kinds),
+            "kept_by_group": to_json(record.plan.units),
+            "repaired": to_json(record.repaired),
+        }
+        made = {} if record.recovery is None else {last: {"recovery": to_json(record.recovery)}}
+        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.recipe.calibration.seed})
+        protocol, written = protocol_of(self.generator), {last: self.output}
+        return recipe_record(record.evaluation, self.target.source, written, run, protocol, details, made)
 
     def save(self, small: Network, record: Pruning) -> None:
         if self.student is not None:
             save_plain(self.student.model, self.model, self.output)
             return
-        metrics = {"plan": to_json(record.plan), "evaluation": to_json(record.evaluation)}
+        metrics = metrics_of(record.evaluation.candidates[-1])
         options: dict[str, Any] = {"dense": self.model.network, "recipe": record.recipe, "metrics": metrics}
         if self.model.pipeline is None:
             save(small, self.output, **options)

@@ -1,19 +1,20 @@
-"""An evaluation of diffusion models as the record that all evaluations share."""
+"""Evaluations of diffusion models, and runs of recipes, as the record that all runs share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusion.evaluate import PACKAGES, EvaluatedModel, Evaluation
-from diffusion.models import find
+from diffusion.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation
+from diffusion.models import Source, find
 from secateur.evaluation.distances import distance_details, distance_measurements
 from secateur.evaluation.measurements import mean_of, standard_error
 from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.network import network_costs, network_details
-from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Run, Subject
 from secateur.evaluation.run import Start, hash_path
 
 KIND = "diffusion"
@@ -31,21 +32,80 @@ def record_of(
         protocol: how samples were made, beside what the evaluation says itself.
         reference: what the dense model is called.
     """
-    options = evaluation.options
     models = (evaluation.reference, *evaluation.candidates)
     names = (reference, *(one.name for one in evaluation.candidates))
-    first = int(str(options["first_seed"]))
     dense, *candidates = (subject_of(one, name, path) for one, name, path in zip(models, names, paths, strict=True))
-    cost = evaluation.reference.cost
-    seeds = {"first sample": first, "intervals": int(str(options["seed"]))}
-    threads = None if cost is None else cost.latency.threads
+    return _whole(evaluation, dense, candidates, run_of(evaluation, start, evaluation.seconds), protocol)
+
+
+def recipe_record(
+    evaluation: Evaluation,
+    source: Source,
+    written: Mapping[str, Path],
+    run: Run,
+    protocol: Mapping[str, Any],
+    details: Mapping[str, Any],
+    made: Mapping[str, Mapping[str, Any]] | None = None,
+) -> EvaluationRecord:
+    """The shared record of a recipe's run: what it made beside the dense model.
+
+    Args:
+        evaluation: of what it made.
+        source: of the dense model.
+        written: name of a candidate -> the folder that holds it. The others are held by none.
+        run: when, where, by which seeds.
+        protocol: as in `record_of`.
+        details: what the run did, for the record.
+        made: name of a candidate -> how it came to be, for that candidate.
+    """
+    dense = subject_of(evaluation.reference, DENSE)
+    digest = None if source.folder is None else hash_path(source.folder)
+    candidates = []
+    for one in evaluation.candidates:
+        subject, folder = subject_of(one, one.name), written.get(one.name)
+        own = {**subject.details, **(made or {}).get(one.name, {})}
+        candidates.append(replace(subject, path=None if folder is None else str(folder), details=own))
+    dense = replace(dense, path=source.id, sha256=digest)
+    return _whole(evaluation, dense, candidates, run, protocol, details)
+
+
+def run_of(
+    evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int] | None = None
+) -> Run:
+    """What was run, and has just ended.
+
+    Args:
+        evaluation: that it ended with.
+        start: when it began.
+        seconds: by step.
+        seeds: of what was random besides the evaluation.
+    """
+    options, cost = evaluation.options, evaluation.reference.cost
+    own = {"first sample": int(str(options["first_seed"])), "intervals": int(str(options["seed"]))}
+    return start.run(seconds, PACKAGES, {**own, **(seeds or {})}, None if cost is None else cost.latency.threads)
+
+
+def metrics_of(one: EvaluatedModel) -> dict[str, float | None]:
+    """What was measured of a model, for its manifest: name -> value."""
+    return {name: found.value for name, found in subject_of(one, one.name).measurements.items()}
+
+
+def _whole(
+    evaluation: Evaluation,
+    dense: Subject,
+    candidates: Sequence[Subject],
+    run: Run,
+    protocol: Mapping[str, Any],
+    details: Mapping[str, Any] | None = None,
+) -> EvaluationRecord:
     return EvaluationRecord(
         kind=KIND,
-        runs=(start.run(evaluation.seconds, PACKAGES, seeds, threads),),
-        protocol={**options, **protocol},
+        runs=(run,),
+        protocol={**evaluation.options, **protocol},
         reference=dense,
         candidates=tuple(candidates),
         pairs=candidate_pairs(candidates),
+        details=details or {},
     )
 
 

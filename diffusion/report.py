@@ -12,20 +12,19 @@ from jaxtyping import Float
 from PIL import Image as Pictures
 from torch import Tensor
 
-from diffusion.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation
-from diffusion.record import KIND, subject_of
-from secateur.evaluation.merge import candidate_pairs
-from secateur.evaluation.record import EvaluationRecord
-from secateur.evaluation.run import Start
+from diffusion.evaluate import DENSE, EvaluatedModel, Evaluation
 from secateur.files import replacing_file
 from secateur.quantities import format_decibels
-from secateur.report.evaluation import whole_page
-from secateur.report.page import Image, Meter, Page, Result, Table, View, errors_between, write_report
+from secateur.recipe import NAME as RECIPE
+from secateur.report.page import Image, Meter, Page, Result, Table, View, errors_between
 
 if TYPE_CHECKING:
     from diffusion.aptp.report import RouterRecord
     from diffusion.aptp.run import ExpertsRecord
     from diffusion.prune import Pruning
+
+SAMPLES_PICTURE = "samples.png"
+"""Name of the picture of `side_by_side` in the folder of a run."""
 
 _SIDE = 640
 """Pixels of a grid's longer side, about."""
@@ -36,25 +35,22 @@ _GAP = 4
 """Pixels between pictures."""
 
 
-def write_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path) -> Path:
-    """Write `results.json`, `index.html` and `samples.png` of a recipe's run; returns the page's path."""
+def pruning_page(record: Pruning, pictures: Mapping[str, Float[Tensor, "K C H W"]]) -> Page:
+    """The samples of a recipe's run, and what units stay."""
     tables = (_units(record.kinds),) if record.kinds else ()
-    page = _page(record.evaluation, pictures, f"{record.model}, pruned", _said(record), tables)
-    return _written(record, page, pictures, directory)
+    return _of_recipe(_page(record.evaluation, pictures, f"{record.model}, pruned", _said(record), tables))
 
 
-def write_experts_page(
-    record: ExpertsRecord, pictures: Mapping[str, Float[Tensor, "K C H W"]], directory: Path
-) -> Path:
-    """Write `results.json`, `index.html` and `samples.png` of a run that trained experts; returns the page's path."""
+def experts_page(record: ExpertsRecord, pictures: Mapping[str, Float[Tensor, "K C H W"]]) -> Page:
+    """The samples of a run that trained experts, and which prompts these have."""
     first, *others = record.routers.values()
     subtitle = (
         f"{_counted(len(first.experts), 'expert')}, which take {first.share:.1%} of the multiply-adds in the mean"
     )
     against = f", against one network of {others[0].share:.1%}." if others else "."
     tables = (*(_experts(name, router) for name, router in record.routers.items()), _routes(record.routes))
-    page = _page(record.evaluation, pictures, f"{record.model}, a network for each prompt", subtitle + against, tables)
-    return _written(record, page, pictures, directory)
+    title = f"{record.model}, a network for each prompt"
+    return _of_recipe(_page(record.evaluation, pictures, title, subtitle + against, tables))
 
 
 def evaluation_page(record: Evaluation, pictures: Mapping[str, Float[Tensor, "K C H W"]], name: str) -> Page:
@@ -63,11 +59,9 @@ def evaluation_page(record: Evaluation, pictures: Mapping[str, Float[Tensor, "K 
     return _page(record, pictures, name, f"{names} against {name}, on the same seeds.")
 
 
-def _written(record: Pruning | ExpertsRecord, page: Page, pictures: Mapping[str, Tensor], directory: Path) -> Path:
-    side_by_side(pictures, directory / "samples.png")
-    last = len(page.results) - 1
-    page = replace(page, details={"Recipe": "recipe.yaml, beside this page"}, chosen=last)
-    return write_report(whole_page(_measured(record), page), record, directory)
+def _of_recipe(page: Page) -> Page:
+    """With the recipe beside it, and the last candidate shown first."""
+    return replace(page, links={"The recipe": RECIPE}, chosen=len(page.results) - 1)
 
 
 def _page(
@@ -78,23 +72,6 @@ def _page(
     views = tuple(View(name, image) for name, image in zip(names, shown[DENSE], strict=True))
     results = tuple(_result(one, shown) for one in evaluation.candidates)
     return Page(title, subtitle, DENSE, views, results, tables=tables)
-
-
-def _measured(record: Pruning | ExpertsRecord) -> EvaluationRecord:
-    """The models of a recipe's run as an evaluation has them."""
-    evaluation = record.evaluation
-    cost = evaluation.reference.cost
-    threads = None if cost is None else cost.latency.threads
-    run = Start.ago(sum(record.seconds.values())).run(record.seconds, PACKAGES, {}, threads)
-    candidates = tuple(subject_of(one, one.name) for one in evaluation.candidates)
-    return EvaluationRecord(
-        kind=KIND,
-        runs=(run,),
-        protocol=evaluation.options,
-        reference=subject_of(evaluation.reference, DENSE),
-        candidates=candidates,
-        pairs=candidate_pairs(candidates),
-    )
 
 
 def side_by_side(pictures: Mapping[str, Float[Tensor, "K C H W"]], path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffusion.aptp.captions import Captioned, Encode
 from diffusion.aptp.experts import Experts, harden, save_experts
-from diffusion.aptp.report import RouterRecord, describe, write_record
+from diffusion.aptp.report import RouterRecord, describe
 from diffusion.aptp.serving import sentence_embeddings
 from diffusion.aptp.train import Aptp
 from diffusion.calibrate import Generator, noising_of
@@ -25,19 +25,23 @@ from diffusion.choose import Target, find_target
 from diffusion.estimate import refuse_too_large
 from diffusion.evaluate import Evaluation, evaluate
 from diffusion.inputs import example_inputs
-from diffusion.judging import asked_of, sampling_of
+from diffusion.judging import asked_of, protocol_of, sampling_of
 from diffusion.prompting import Classes
-from diffusion.prune import PACKAGES, load
+from diffusion.prune import load
 from diffusion.recipe import DiffusionRecipe
-from diffusion.report import write_experts_page
+from diffusion.record import metrics_of, recipe_record, run_of
+from diffusion.report import SAMPLES_PICTURE, experts_page, side_by_side
 from diffusion.run_stages import depends_on, gathered
 from diffusion.scores import LatentSource
 from diffusion.train import DenoisingTask
 from diffusion.units import prunable
 from secateur.console import Report, silent, stretch
+from secateur.evaluation.evaluator import write
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
+from secateur.report.record import Steps, to_json
 from secateur.stages import Stages
 from secateur.surgery.network import Network
 
@@ -56,8 +60,6 @@ class ExpertsRecord:
         routes: prompt of the evaluation -> its expert.
         evaluation: of both, as they were cut and as they are after training, against the dense model.
         seconds: time by stage of this run.
-        machine: that it ran on.
-        versions: of the packages that matter.
         recipe: as it was read.
     """
 
@@ -67,8 +69,6 @@ class ExpertsRecord:
     routes: dict[str, int]
     evaluation: Evaluation
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -86,8 +86,8 @@ def train_experts(
 ) -> tuple[Experts, ExpertsRecord]:
     """Carry a recipe of experts out; a run that was stopped goes on.
 
-    The folder gets what `diffusion.aptp.serving.Routed.from_pretrained` reads, `recipe.yaml`, `results.json`,
-    `router.json`, `router.md` and a page with pictures; the one network to compare with lies in `one` in it.
+    The folder gets what `diffusion.aptp.serving.Routed.from_pretrained` reads, `recipe.yaml`, `results.json` and a page
+    with pictures; the one network to compare with lies in `one` in it.
 
     Args:
         recipe: with `experts`.
@@ -150,7 +150,8 @@ class _Run:
         assert file.recipe.experts is not None
         self.file, self.recipe, self.output, self.report = file, file.recipe, output, report
         self.experts, self.encode = file.recipe.experts, encode
-        self.steps = Steps()
+        self.source, self.places = target.source, {ROUTED: output, ONE: output / "one"}
+        self.start, self.steps = Start.now(), Steps()
         with self.steps("load"):
             report(0.01, "loading")
             self.model = load(file.recipe.model)
@@ -178,7 +179,8 @@ class _Run:
         record = self.record(made, data, evaluation, routes)
         with self.steps("save"):
             self.save(made, record)
-        write_experts_page(record, pictures, self.output)
+            side_by_side(pictures, self.output / SAMPLES_PICTURE)
+        write(self.shared(record), experts_page(record, pictures), self.output)
         self.stages.clear()
         return made[ROUTED][1], record
 
@@ -219,10 +221,10 @@ class _Run:
         sampling, judges, classifier = sampling_of(self.model, self.generator)
         of_seed = {seed: codes[index % len(asked)] for index, seed in enumerate(sampling.seeds)}
         networks: dict[str, nn.Module] = {}
-        for state, place in (("trained", 1), ("cut", 0)):
+        for place in (1, 0):
             for name, pair in made.items():
-                one = pair[place]
-                networks[f"{name}, {state}"] = RoutedNetwork(one) if name == ROUTED else one.networks[0].module
+                called, one = _trained(name) if place else f"{name}, cut", pair[place]
+                networks[called] = RoutedNetwork(one) if name == ROUTED else one.networks[0].module
         with self.steps("evaluate"):
             evaluation, pictures = evaluate(
                 self.model.network,
@@ -250,19 +252,36 @@ class _Run:
             routes,
             evaluation,
             self.steps.seconds,
-            describe_machine(),
-            package_versions(*PACKAGES),
             to_plain(self.recipe),
         )
 
+    def shared(self, record: ExpertsRecord) -> EvaluationRecord:
+        """The run as the record that all runs share."""
+        details = {
+            "component": record.component,
+            "recipe": record.recipe,
+            "routers": to_json(record.routers),
+            "routes": record.routes,
+        }
+        written = {_trained(name): self.places[name] for name in record.routers}
+        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.recipe.calibration.seed})
+        return recipe_record(record.evaluation, self.source, written, run, protocol_of(self.generator), details)
+
     def save(self, made: Mapping[str, tuple[Experts, Experts]], record: ExpertsRecord) -> None:
         self.report(0.98, "saving")
-        metrics = {"evaluation": to_json(record.evaluation)}
-        options = {"dense": self.model.network, "recipe": record.recipe, "metrics": metrics}
-        places = {ROUTED: self.output, ONE: self.output / "one"}
+        measured = {one.name: one for one in record.evaluation.candidates}
+        options = {"dense": self.model.network, "recipe": record.recipe}
         for name, (_, experts) in made.items():
-            save_experts(experts, self.model.pipeline, places[name], component=self.model.component, **options)
-            write_record(record.routers[name], places[name], routes=record.routes if name == ROUTED else {})
+            metrics = metrics_of(measured[_trained(name)])
+            place = self.places[name]
+            save_experts(
+                experts, self.model.pipeline, place, component=self.model.component, metrics=metrics, **options
+            )
+
+
+def _trained(name: str) -> str:
+    """What the evaluation calls the trained networks of `name`."""
+    return f"{name}, trained"
 
 
 def _identities(recipe: DiffusionRecipe, hashes: Mapping[str, str]) -> dict[str, Any]:

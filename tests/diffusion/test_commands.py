@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 
 from secateur.cli import BAD_INPUT, main
 from tests.diffusion.recipes import save_dit
+from tests.secateur.evaluation.runs import merge_compare_and_list
 
 RECIPE = """
 model: {{id: {model}, device: cpu}}
@@ -60,6 +61,12 @@ def test_from_recipe_to_pictures_to_a_comparison(
     pruned, dense = (one["measurements"]["params"]["value"] for one in (record["candidates"][0], record["reference"]))
     assert pruned < dense
     assert (report / "index.html").is_file()
+    more = tmp_path / "more.yaml"
+    more.write_text(recipe.read_text().replace("remove: 0.1", "remove: 0.2"))
+    assert main(["diffusion", "prune", str(more), "-o", str(tmp_path / "smaller")]) == 0
+    merged = merge_compare_and_list(output, tmp_path / "smaller", tmp_path / "both")
+    sizes = [one.measurements["params"].value or 0 for one in merged.candidates]
+    assert sizes[1] < sizes[0] < (merged.reference.measurements["params"].value or 0) and merged.pairs
 
 
 def test_info_counts_units(dit: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,14 +21,17 @@ from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import load_model
 from diffusion.prune import prune
 from diffusion.recipe import Adapters, Budget, Calibration, Distil, Model, Recovery, Units
+from diffusion.saving import read_manifest
 from diffusion.scores import LatentShift
 from diffusion.taylor import DiffPruning
+from secateur.evaluation.run import hash_path
 from secateur.importance import Magnitude, Random, Wanda
 from secateur.recipe import NAME
 from secateur.recovery.refit import ObsRefit
 from secateur.units import Scores
 from tests.diffusion.models import random_model
 from tests.diffusion.recipes import SHORT, recipe, save_dit
+from tests.secateur.evaluation.runs import checked_run
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +57,15 @@ def test_a_pruned_pipeline_loads_back_bit_for_bit(dit: Path, tmp_path: Path) -> 
     assert record.recovery is not None and record.recovery.steps == 2
     assert record.repaired
     assert [one.name for one in record.evaluation.candidates] == ["pruned", "recovered"]
-    written = json.loads((tmp_path / "results.json").read_text())
-    assert written["plan"]["pruned"]["params"] == record.plan.pruned.params
+    written = checked_run(tmp_path)
+    pruned, recovered = written.candidates
+    assert pruned.measurements["params"].value == record.plan.pruned.params and pruned.path is None
+    assert recovered.path == str(tmp_path) and recovered.details["recovery"]["losses"]
+    assert written.reference.path == str(dit) and written.reference.sha256 == hash_path(dit)
+    assert written.details["kept_by_kind"]["heads"] == list(record.kinds["heads"]) and written.details["repaired"]
+    assert written.runs[0].seeds.keys() == {"first sample", "intervals", "calibration"}
+    metrics = read_manifest(tmp_path / "transformer")["metrics"]
+    assert metrics["params"] == record.plan.pruned.params
     for name in ("index.html", "samples.png", NAME):
         assert (tmp_path / name).stat().st_size
     assert not list((tmp_path / "stages").glob("*.ckpt"))
