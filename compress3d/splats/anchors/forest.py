@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from compress3d.splats.anchors.field import REACH, NeuralField, NeuralGaussians, check_shape, load_exactly, network
 from compress3d.splats.anchors.scaffold import cells, median_distance
+from compress3d.splats.initialise import neighbour_distances
 from secateur.units import Keep
 
 LEAVES = "leaves"
@@ -30,7 +31,6 @@ class ForestSettings:
     """Sizes of a forest.
 
     Args:
-        unit_scale: standard deviation that the network's output 0 stands for, in world units.
         inner_features: numbers in the feature of an internal node.
         root_features: numbers in the feature of a root.
         hidden: width of the networks.
@@ -39,14 +39,13 @@ class ForestSettings:
         ValueError: one of them is not above 0.
     """
 
-    unit_scale: float
     inner_features: int = 16
     root_features: int = 32
     hidden: int = 32
 
     def __post_init__(self) -> None:
-        if not self.unit_scale > 0 or min(self.inner_features, self.root_features, self.hidden) < 1:
-            raise ValueError(f"unit_scale and all sizes must be above 0, got {self}")
+        if min(self.inner_features, self.root_features, self.hidden) < 1:
+            raise ValueError(f"all sizes must be above 0, got {self}")
 
 
 class ForestField(NeuralField):
@@ -55,21 +54,24 @@ class ForestField(NeuralField):
     Every Gaussian is a leaf, which holds what no other has: its position and its opacity. What it shares is decoded
     from the features on its way to the root: f of the internal node above it, and r of the root above that.
 
-        scale = unit_scale * exp(F_shape(f, r)[:3])
+        scale = span * exp(F_shape(f, r)[:3])
         quat  = normalise(F_shape(f, r)[3:])
         color = sigmoid(F_color(f, r, u))        u: the direction in which the camera sees the leaf
 
-    So leaves of one internal node have one shape, and the same color when they are seen in the same direction.
+    So leaves of one internal node have one shape, and the same color when they are seen in the same direction. The
+    span, one number of each internal node that is not learnt, is how far its first leaves lay from their neighbours:
+    one length for all would have the networks learn how much wider what is far away must be.
 
     Args:
         means: (L, 3) positions of the leaves.
         parents: (L,) the internal node above each leaf.
         roots: (I,) the root above each internal node. Every internal node has a leaf, every root an internal node.
+        spans: (I,) above 0, in world units.
         settings: sizes.
         seed: of the features and of the networks' initial weights.
 
     Raises:
-        ValueError: shapes do not fit; an internal node or a root is missing, or has no child.
+        ValueError: shapes do not fit; a span is not above 0; an internal node or a root is missing, or has no child.
     """
 
     method: ClassVar[str] = "forest"
@@ -81,12 +83,16 @@ class ForestField(NeuralField):
         means: Float[Tensor, "L 3"],
         parents: Int64[Tensor, " L"],
         roots: Int64[Tensor, " I"],
+        spans: Float[Tensor, " I"],
         settings: ForestSettings,
         seed: int = 0,
     ) -> None:
         super().__init__()
         inner, trees = len(roots), int(roots.max()) + 1 if roots.numel() else 0
         check_shape("means", means, (len(means), 3))
+        check_shape("spans", spans, (inner,))
+        if not bool((spans > 0).all()):
+            raise ValueError(f"spans must be above 0, got {float(spans.min())}")
         _check_parents("parents", parents, inner)
         _check_parents("roots", roots, trees)
         if len(parents) != len(means):
@@ -94,8 +100,10 @@ class ForestField(NeuralField):
         self.settings = settings
         self.parents: Tensor
         self.roots: Tensor
+        self.spans: Tensor
         self.register_buffer("parents", parents.detach().clone())
         self.register_buffer("roots", roots.detach().clone())
+        self.register_buffer("spans", spans.detach().clone())
         self.means = nn.Parameter(means.detach().clone())
         self.opacities = nn.Parameter(torch.full_like(means[:, 0], START_OPACITY).logit())
         generator = torch.Generator().manual_seed(seed)
@@ -133,20 +141,20 @@ class ForestField(NeuralField):
         """
         if branching < 1:
             raise ValueError(f"branching must be at least 1, got {branching}")
-        distance = median_distance(points)
-        size = 2 * distance if voxel_size is None else voxel_size
+        size = 2 * median_distance(points) if voxel_size is None else voxel_size
         places, parents = torch.unique(cells(points, size), dim=0, return_inverse=True)
         _, roots = torch.unique(cells(places * size, branching * size), dim=0, return_inverse=True)
-        settings = ForestSettings(distance, inner_features, root_features, hidden)
-        return cls(points, parents, roots, settings, seed)
+        spans = points.new_zeros(len(places))
+        spans = spans.scatter_reduce(0, parents, neighbour_distances(points), "mean", include_self=False)
+        return cls(points, parents, roots, spans, ForestSettings(inner_features, root_features, hidden), seed)
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:
         sizes = ForestSettings(**settings)
-        for name in ("means", "parents", "roots"):
+        for name in ("means", "parents", "roots", "spans"):
             if name not in state:
                 raise ValueError(f"tensor {name!r} is missing")
-        field = cls(state["means"], state["parents"], state["roots"], sizes)
+        field = cls(state["means"], state["parents"], state["roots"], state["spans"], sizes)
         load_exactly(field, state)
         return field
 
@@ -163,7 +171,7 @@ class ForestField(NeuralField):
         """Linear scales and unit quaternions of the leaves of each internal node."""
         decoded = self.shape_network(self._features())
         quats = normalize(decoded[:, 3:] + decoded.new_tensor(_QUAT_BIAS), dim=-1)
-        return self.settings.unit_scale * decoded[:, :3].exp(), quats
+        return self.spans[:, None] * decoded[:, :3].exp(), quats
 
     def gaussians(self, position: Float[Tensor, 3], units: Int64[Tensor, " U"] | None = None) -> NeuralGaussians:
         units = torch.arange(len(self), device=self.means.device) if units is None else units
@@ -205,6 +213,7 @@ class ForestField(NeuralField):
             "parents": parents,
             "inner_features": self.inner_features[inner],
             "roots": roots,
+            "spans": self.spans[inner],
             "root_features": self.root_features[trees],
         }
         return type(self).from_state(self.settings_record(), {**self.state_dict(), **changed})

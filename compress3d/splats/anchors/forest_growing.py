@@ -98,6 +98,7 @@ class ForestGrower:
         if len(leaves) == before:
             return 0
         field.parents, inner = renumbered(field.parents[leaves])
+        field.spans = field.spans[inner]
         field.roots, trees = renumbered(field.roots[inner])
         for names, kept in (
             (("means", "opacities"), leaves),
@@ -139,6 +140,7 @@ class ForestGrower:
         roots[own_root[own_branch]] = len(all_trees) + torch.arange(len(trees))
         parents[own_branch] = len(all_inner) + torch.arange(len(branches))
         field.roots = torch.cat([field.roots, roots])
+        field.spans = torch.cat([field.spans, field.spans[branches]])
         field.parents = torch.cat([field.parents, parents])
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -173,9 +173,11 @@ def test_a_branch_goes_with_its_last_leaf_and_a_root_with_its_last_branch() -> N
 def test_a_forest_needs_a_child_on_every_branch() -> None:
     field = forest()
     with pytest.raises(ValueError, match="parents"):
-        ForestField(field.means, field.parents + 1, field.roots, field.settings)
+        ForestField(field.means, field.parents + 1, field.roots, field.spans, field.settings)
     with pytest.raises(ValueError, match="roots"):
-        ForestField(field.means, field.parents, field.roots.float(), field.settings)
+        ForestField(field.means, field.parents, field.roots.float(), field.spans, field.settings)
+    with pytest.raises(ValueError, match="spans must be above 0"):
+        ForestField(field.means, field.parents, field.roots, 0 * field.spans, field.settings)
     with pytest.raises(ValueError, match="at least 4"):
         ForestField.from_points(torch.zeros(3, 3))
     with pytest.raises(ValueError, match="on top of each other"):

@@ -61,7 +61,7 @@ def test_a_forests_size_is_leaves_and_nodes_and_networks() -> None:
     field = forest()
     leaves, inner, roots = len(field), len(field.inner_features), len(field.root_features)
     networks = 4 * sum(p.numel() for name, p in field.named_parameters() if "network" in name)
-    expected = 20 * leaves + inner * (4 * 8 + 4) + roots * 4 * 8 + networks
+    expected = 20 * leaves + inner * (4 * 8 + 8) + roots * 4 * 8 + networks
     assert sum(field_bytes(field).values()) == expected
 
 
@@ -87,9 +87,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         ({"format": "another"}, "not a secateur"),
         ({"version": 9}, "version 9"),
         ({"method": "orchard"}, "orchard"),
-        ({"settings": {"unit_scale": "wide"}}, "numbers"),
-        ({"settings": {"unit_scale": 1.0, "colour": 3}}, "colour"),
-        ({"settings": {"unit_scale": 1.0, "inner_features": 7}}, "inner_features|features"),
+        ({"settings": {"hidden": "wide"}}, "numbers"),
+        ({"settings": {"hidden": 32, "colour": 3}}, "colour"),
+        ({"settings": {"inner_features": 7}}, "inner_features|features"),
     ],
 )
 def test_wrong_headers_are_named(tmp_path: Path, header: dict[str, object] | None, match: str) -> None:
