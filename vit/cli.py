@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 import torch
 
 from secateur.console import console, progress_bar, result_table
+from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
-from secateur.evaluation.run import Start
+from secateur.evaluation.run import Start, hash_path
 from secateur.recipe import read_recipe
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
 from vit.choose import demo_folder, find_model, is_pruned
-from vit.data import LabelledImages, read_folder
+from vit.data import FolderImages, Images
 from vit.evaluate import DENSE, evaluate
 from vit.images import PREPROCESSOR
 from vit.inputs import example_inputs
@@ -117,10 +119,12 @@ def evaluate_folders(
     data: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
+    workers: int = 0,
 ) -> Evaluated:
     """`secateur vit evaluate`, and `secateur evaluate` for folders of vision transformers."""
     start = Start.now()
-    with progress_bar() as report:
+    store = ChunkStore.within(output, workers)
+    with progress_bar() as report, store.kept_when_stopped():
         report(0.0, "loading")
         dense = _loaded(reference)
         names = distinct_names([path.name for path in candidates], candidates, {DENSE, reference.name})
@@ -130,24 +134,42 @@ def evaluate_folders(
         batch_size = 32 if batch is None else batch
         if batch_size < 1 or (threads is not None and threads < 1):
             raise ValueError(f"--batch and --threads must be at least 1, got {batch_size} and {threads}")
+        identity = {
+            "models": [hash_path(folder) for folder in map(_folder, (reference, *candidates))],
+            "images": images.signature(),
+            "device": str(next(dense.network.parameters()).device),
+            "secateur": version("secateur"),
+        }
         found, pictures = evaluate(
-            dense.network, others, images, batch_size=batch_size, threads=threads or 1, report=report
+            dense.network,
+            others,
+            images,
+            batch_size=batch_size,
+            threads=threads or 1,
+            report=report,
+            store=store,
+            identity=identity,
         )
-    record = record_of(found, [reference, *candidates], start, images, reference.name)
+    record = record_of(found, [reference, *candidates], start, reference.name)
+    store.clear()
     return Evaluated(record, evaluation_page(found, pictures, reference.name))
 
 
-def _images(data: str | None, model: LoadedModel) -> LabelledImages:
-    """The images to judge by: a demo's held-out ones, or all of a folder."""
+def _images(data: str | None, model: LoadedModel) -> Images:
+    """The images to judge by: a demo's held-out ones, or all of a folder, which are decoded when they are needed."""
     if data in (None, "fashion"):
         return DemoImages("fashion").gather(model).test
     if data == "digits":
         return DemoImages("digits").gather(model).test
-    return read_folder(Path(str(data)), model.preparation())
+    return FolderImages.listed(Path(str(data)), model.preparation())
+
+
+def _folder(path: Path) -> Path:
+    return Path(demo_folder(str(path)))
 
 
 def _loaded(path: Path) -> LoadedModel:
-    folder = Path(demo_folder(str(path)))
+    folder = _folder(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     preprocessor = folder / PREPROCESSOR
     return LoadedModel(str(path), load(folder).to(device), None, preprocessor if preprocessor.is_file() else None)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from secateur.cli import Command, CommandGroup, later
 from secateur.evaluation.command import evaluate_one
+from secateur.image_folders.commands import WORKERS
 
 _CLI = "vit.cli"
 
@@ -22,6 +23,7 @@ _IMAGES: dict[str, dict[str, Any]] = {
     },
     "--batch": {"type": int, "metavar": "N", "help": "images at a time, also while models are timed (default: 32)"},
     "--threads": {"type": int, "metavar": "N", "help": "that torch may use while models are timed (default: 1)"},
+    "--workers": WORKERS,
 }
 
 

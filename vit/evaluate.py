@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.console import Report, silent
+from secateur.console import Report, silent, stretch
+from secateur.evaluation.chunks import CHUNK, ChunkStore, Gathering, Rows
 from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
 from secateur.metrics.interval import Interval
@@ -22,11 +26,11 @@ from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.speed import Speed
 from secateur.metrics.timing_turn import timing_turn
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions
+from secateur.report.record import Steps
 from secateur.surgery.cost import measure_latency
 from secateur.training.weights import evaluating
 from vit.alignment import embedding_of
-from vit.data import LabelledImages
+from vit.data import Images, Item, LabelledImages, held
 from vit.pruned import patch_grid
 from vit.sources import has_classes
 from vit.tokens.pictures import draw_kept, kept_by_layer
@@ -110,18 +114,16 @@ class Evaluation:
         candidates: what was compared with it.
         classes: their names.
         images: how many it was measured on.
+        images_sha256: of their pixels and labels.
         seconds: time by step.
-        machine: where the speeds were measured.
-        versions: of the packages that matter.
     """
 
     reference: EvaluatedModel
     candidates: tuple[EvaluatedModel, ...]
     classes: tuple[str, ...]
     images: int
+    images_sha256: str
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
 
     def _repr_html_(self) -> str:
         """Tables for notebooks."""
@@ -133,32 +135,39 @@ class Evaluation:
 def evaluate(
     dense: nn.Module,
     candidates: Mapping[str, nn.Module],
-    images: LabelledImages,
+    images: Images,
     *,
     batch_size: int = 32,
     threads: int | None = 1,
     repeats: int = 5,
     shown: int = 6,
     report: Report = silent,
+    store: ChunkStore | None = None,
+    identity: Any = None,
 ) -> tuple[Evaluation, Pictures]:
-    """Run all models on the same images, and time them.
+    """Run all models on the same images, a batch at a time, and time them.
+
+    Images are let go when all models have seen them: what grows with their number is two numbers a model.
 
     Args:
         dense: the model that the others stand for.
         candidates: the others by name.
-        images: to judge by.
+        images: to judge by, in memory, or decoded from a folder as they are needed.
         batch_size: images at a time, also while the models are timed.
         threads: that torch may use while they are; None: as many as it uses now.
         repeats: timed forwards of each.
         shown: images whose tokens are drawn.
         report: told how far it is.
+        store: where answers are kept, so that a run that was stopped goes on; None: nowhere.
+        identity: all that the answers depend on besides the number of models: weights, images, as plain values.
 
     Returns:
         the record, and pictures of tokens.
 
     Raises:
-        ValueError: there are no images, a candidate is called "dense", or a model gives outputs of another shape than
-            the dense one's, or ones that are not finite.
+        FileNotFoundError: an image is gone.
+        ValueError: there are no images, or one cannot be read; a candidate is called "dense"; a model gives outputs of
+            another shape than the dense one's, or ones that are not finite.
     """
     if DENSE in candidates:
         raise ValueError(f"{DENSE!r} is the reference: call the candidate otherwise")
@@ -167,19 +176,25 @@ def evaluate(
     models = {DENSE: dense, **candidates}
     classes = has_classes(dense)
     steps = Steps()
-    found: dict[str, Tensor] = {}
     pictures: Pictures = {}
     with steps("run"):
-        for index, (name, model) in enumerate(models.items()):
-            report(0.6 * index / len(models), f"running: {name}")
-            found[name] = _checked(_outputs(model, images, batch_size), name, found.get(DENSE))
-            drawn = draw_tokens(model, images.subset(slice(shown)))
+        gathering = Gathering(
+            "images",
+            [identity, batch_size],
+            images,
+            partial(_look, models, images, batch_size, classes),
+            chunk=batch_size * max(1, CHUNK // batch_size),
+        )
+        rows = (store or ChunkStore()).gather(gathering, stretch(report, 0.0, 0.6))
+        first = held([images[index] for index in range(min(len(images), max(shown, batch_size)))], images)
+        for name, model in models.items():
+            drawn = draw_tokens(model, first.subset(slice(shown)))
             if drawn:
                 pictures[name] = drawn
     with steps("time"), timing_turn():
         costs = {}
         times: dict[str, list[float]] = {name: [] for name in models}
-        batch = {"pixel_values": _batch(images, batch_size).to(_device(dense))}
+        batch = {"pixel_values": _batch(first, batch_size).to(_device(dense))}
         for name, model in models.items():
             costs[name] = measure_network(model, batch, repeats=1, threads=threads)
         for done in range(repeats):
@@ -187,33 +202,52 @@ def evaluate(
             for name, model in models.items():
                 times[name] += measure_latency(model, batch, repeats=1, threads=threads).times_ms
     judged = []
-    for name, outputs in found.items():
+    answers = [Answers.of(rows, index) for index in range(len(models))] if classes else []
+    for index, name in enumerate(models):
         cost = _with_times(costs[name], times[name])
         rate = 1000.0 * cost.batch_size / min(times[name])
-        answers = classified(outputs, found[DENSE], images) if classes else None
-        error = None if classes else _relative_error(outputs, found[DENSE])
-        judged.append(EvaluatedModel(name, cost, rate, answers, error))
-    machine, versions = describe_machine(), package_versions(*PACKAGES)
+        found = classified(answers[index], answers[0], images.labels, images.classes) if classes else None
+        error = None if classes else _relative_error(rows, index)
+        judged.append(EvaluatedModel(name, cost, rate, found, error))
     reference, *others = judged
-    return (
-        Evaluation(reference, tuple(others), images.classes, len(images), steps.seconds, machine, versions),
-        pictures,
-    )
+    digest = hashlib.sha256(rows["sha256"].numpy().data)
+    digest.update(images.labels.contiguous().numpy().data)
+    count, sha256 = len(images), digest.hexdigest()
+    return Evaluation(reference, tuple(others), images.classes, count, sha256, steps.seconds), pictures
 
 
-def classified(
-    logits: Float[Tensor, "N classes"], dense: Float[Tensor, "N classes"], images: LabelledImages
-) -> Classified:
-    """How these logits classify the images, beside those of the dense model."""
-    labels, count = images.labels, len(images.classes)
-    choices = logits.argmax(1)
-    right, before = (choices == labels).double(), (dense.argmax(1) == labels).double()
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says of each image.
+
+    Args:
+        choices: its first choice.
+        losses: its cross-entropy, in nats.
+    """
+
+    choices: Int64[Tensor, " N"]
+    losses: Float[Tensor, " N"]
+
+    @classmethod
+    def to(cls, logits: Float[Tensor, "N classes"], labels: Int64[Tensor, " N"]) -> Self:
+        """From logits."""
+        return cls(logits.argmax(1), functional.cross_entropy(logits, labels, reduction="none"))
+
+    @classmethod
+    def of(cls, rows: Rows, index: int) -> Self:
+        """From the rows of the model at this place."""
+        return cls(rows[f"{index}/choices"], rows[f"{index}/losses"])
+
+
+def classified(answers: Answers, dense: Answers, labels: Int64[Tensor, " N"], classes: Sequence[str]) -> Classified:
+    """How a model that gives these answers classifies the images, beside the dense model, which gives those."""
+    count, choices, losses = len(classes), answers.choices, answers.losses
+    right, before = (choices == labels).double(), (dense.choices == labels).double()
     difference = right - before
-    agreeing = (choices == dense.argmax(1)).double()
-    losses = functional.cross_entropy(logits, labels, reduction="none")
+    agreeing = (choices == dense.choices).double()
     by_class = {
         name: float(right[labels == index].mean())
-        for index, name in enumerate(images.classes)
+        for index, name in enumerate(classes)
         if bool((labels == index).any())
     }
     confusion = torch.bincount(labels * count + choices, minlength=count * count).view(count, count)
@@ -229,7 +263,7 @@ def classified(
         _standard_error(agreeing),
         _standard_error(losses.double()),
         mean_interval(right) if len(right) > 1 else None,
-        paired_interval(right, before) if len(right) > 1 and logits is not dense else None,
+        paired_interval(right, before) if len(right) > 1 and answers is not dense else None,
         pack_answers(right.tolist()),
     )
 
@@ -251,22 +285,57 @@ def draw_tokens(model: nn.Module, images: LabelledImages) -> list[NDArray[np.uin
     return strips
 
 
-def _outputs(model: nn.Module, images: LabelledImages, batch_size: int) -> Tensor:
-    """(N, ...) what the model gives for all images, on the CPU."""
-    parts = []
-    with evaluating(model), torch.no_grad():
-        for batch in images.in_order(batch_size):
-            parts.append(embedding_of(model(batch["pixel_values"].to(_device(model)))).float().cpu())
-    return torch.cat(parts)
+def _look(
+    models: Mapping[str, nn.Module],
+    images: Images,
+    batch_size: int,
+    classes: bool,
+    items: Iterator[Item],
+) -> Rows:
+    """What is kept of images: a hash of each, and of each model its choice and loss, or its squared error.
+
+    Args:
+        models: by name, the dense one first.
+        images: what they are from.
+        batch_size: images at a time.
+        classes: whether the models have classes.
+        items: some of the images, one after another.
+    """
+    batches: list[Rows] = []
+    while batch := list(islice(items, batch_size)):
+        seen = held(batch, images)
+        pixels, rows, dense = seen.pixel_values(), {"sha256": _hashes(seen)}, None
+        for index, (name, model) in enumerate(models.items()):
+            with evaluating(model):
+                outputs = embedding_of(model(pixels.to(_device(model)))).float().cpu()
+            _check(outputs, name, dense)
+            dense = outputs if dense is None else dense
+            if classes:
+                answers = Answers.to(outputs, seen.labels)
+                rows |= {f"{index}/choices": answers.choices, f"{index}/losses": answers.losses}
+            else:
+                rows[f"{index}/errors"] = _squares(outputs.double() - dense.double())
+                rows.setdefault("squares", _squares(dense.double()))
+        batches.append(rows)
+    return {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
 
 
-def _checked(outputs: Tensor, name: str, dense: Tensor | None) -> Tensor:
+def _hashes(images: LabelledImages) -> UInt8[Tensor, "N 32"]:
+    """SHA-256 of each image's pixels."""
+    digests = b"".join(hashlib.sha256(one.contiguous().numpy().data).digest() for one in images.images)
+    return torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(-1, 32)
+
+
+def _squares(values: Float[Tensor, "N ..."]) -> Float[Tensor, " N"]:
+    return values.square().flatten(1).sum(dim=1)
+
+
+def _check(outputs: Tensor, name: str, dense: Tensor | None) -> None:
     if dense is not None and outputs.shape != dense.shape:
         raise ValueError(f"{name} gives outputs {tuple(outputs.shape)}, the dense model gives {tuple(dense.shape)}")
     broken = int((~outputs.isfinite()).flatten(1).any(dim=1).sum())
     if broken:
         raise ValueError(f"{name}: outputs of {broken} of {len(outputs)} images are not finite")
-    return outputs
 
 
 def _with_times(cost: NetworkCost, times_ms: Sequence[float]) -> NetworkCost:
@@ -283,9 +352,9 @@ def _with_times(cost: NetworkCost, times_ms: Sequence[float]) -> NetworkCost:
     return replace(cost, latency=latency)
 
 
-def _relative_error(outputs: Tensor, dense: Tensor) -> float:
-    squares = float(dense.double().square().sum())
-    return float((outputs.double() - dense.double()).square().sum()) / squares if squares else math.nan
+def _relative_error(rows: Rows, index: int) -> float:
+    squares = float(rows["squares"].sum())
+    return float(rows[f"{index}/errors"].sum()) / squares if squares else math.nan
 
 
 def _standard_error(values: Float[Tensor, " N"]) -> float:

@@ -20,13 +20,16 @@ from torch.nn import functional
 
 from secateur.allocation import Budget as Limit
 from secateur.console import Report, silent, stretch
+from secateur.evaluation.evaluator import write
+from secateur.evaluation.record import EvaluationRecord
+from secateur.evaluation.run import Start
 from secateur.files import replacing_file
 from secateur.granularity import Weights
 from secateur.greedy import prune_greedily
 from secateur.importance.objective import Disturbed, Objective, Supervised
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Machine, Steps, describe_machine, package_versions, to_json
+from secateur.report.record import Steps, to_json
 from secateur.stages import SCORES, StageKind, Stages, on_cpu
 from secateur.surgery.cut import cut_module
 from secateur.surgery.manifest import cuts_from_json, cuts_to_json, hash_weights
@@ -55,6 +58,7 @@ from vit.images import PREPROCESSOR
 from vit.models import LoadedModel, load_model
 from vit.pruned import PrunedModel, save
 from vit.recipe import Model, VitRecipe
+from vit.record import metrics_of, recipe_record, run_of
 from vit.recovering import finished, recover
 from vit.slimsam import SlimSam
 from vit.sources import ImageParts, check_images, has_classes
@@ -64,7 +68,6 @@ from vit.tasks.task import logits_of
 CUTS: StageKind[Mapping[str, Any]] = StageKind(
     TensorFormat("secateur cuts", 1, article=""), lambda cuts: ({}, cuts), lambda _, cuts: cuts
 )
-PACKAGES = ("secateur", "torch", "transformers", "lightning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,6 @@ class Pruning:
         recoveries: of the `recover` and `slim` steps, in their order.
         evaluation: of the model behind each step, against the dense one.
         seconds: time by stage of this run; stages that an earlier run had finished take next to none.
-        machine: that it ran on.
-        versions: of the packages that matter.
         recipe: as it was read.
     """
 
@@ -89,8 +90,6 @@ class Pruning:
     recoveries: tuple[FitRecord, ...]
     evaluation: Evaluation
     seconds: dict[str, float]
-    machine: Machine
-    versions: dict[str, str]
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -166,7 +165,7 @@ class _Run:
 
     def __init__(self, file: RecipeFile[VitRecipe], target: Target, output: Path, report: Report) -> None:
         self.file, self.recipe, self.target, self.output, self.report = file, file.recipe, target, output, report
-        self.steps = Steps()
+        self.start, self.steps = Start.now(), Steps()
         with self.steps("load"):
             report(0.02, "loading")
             self.model = load(file.recipe.model)
@@ -201,9 +200,9 @@ class _Run:
         with self.steps("save"):
             self.report(0.98, "saving")
             self.save(pruned, record)
-        from vit.report import write_page  # matplotlib takes a second to import
+        from vit.report import pruning_page  # matplotlib takes a second to import
 
-        write_page(record, pictures, self.output)
+        write(self.shared(record), pruning_page(record, pictures), self.output)
         self.stages.clear()
         return pruned, record
 
@@ -365,13 +364,21 @@ class _Run:
             tuple(self.recoveries),
             evaluation,
             self.steps.seconds,
-            describe_machine(),
-            package_versions(*PACKAGES),
             to_plain(self.recipe),
         )
 
+    def shared(self, record: Pruning) -> EvaluationRecord:
+        """The run as the record that all runs share."""
+        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.seed})
+        details = {"recipe": record.recipe, "recoveries": to_json(record.recoveries)}
+        made = [
+            {"step": step.name, "kept_units": to_json(step.units), "tokens": to_json(step.tokens)}
+            for step in record.steps
+        ]
+        return recipe_record(record.evaluation, record.model, self.output, run, details, made)
+
     def save(self, pruned: PrunedModel, record: Pruning) -> None:
-        metrics = {"steps": to_json(record.steps), "evaluation": to_json(record.evaluation)}
+        metrics = metrics_of(record.evaluation.candidates[-1], record.evaluation)
         save(pruned, self.output, dense=self.model.network, recipe=record.recipe, metrics=metrics)
         if self.model.preprocessor is not None and self.model.preprocessor.parent.resolve() != self.output.resolve():
             with replacing_file(self.output / PREPROCESSOR) as temporary:

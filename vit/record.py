@@ -1,35 +1,31 @@
-"""An evaluation of vision transformers as the record that all evaluations share."""
+"""Evaluations of vision transformers, and runs of recipes, as the record that all runs share."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from secateur.evaluation.measurements import mean_of, rate
 from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.network import network_costs, network_details
-from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Subject
+from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Run, Subject
 from secateur.evaluation.run import Start, hash_path
 from secateur.report.record import to_json
 from vit.choose import demo_folder
-from vit.data import LabelledImages
-from vit.evaluate import PACKAGES, Classified, EvaluatedModel, Evaluation
+from vit.evaluate import DENSE, PACKAGES, Classified, EvaluatedModel, Evaluation
 
 KIND = "vit"
 
 
-def record_of(
-    evaluation: Evaluation, paths: Sequence[Path], start: Start, images: LabelledImages, reference: str
-) -> EvaluationRecord:
+def record_of(evaluation: Evaluation, paths: Sequence[Path], start: Start, reference: str) -> EvaluationRecord:
     """The shared record of an evaluation.
 
     Args:
         evaluation: what was measured.
         paths: of the dense model, then the candidates.
         start: when it began.
-        images: that it was measured on.
         reference: what the dense model is called.
     """
     models = (evaluation.reference, *evaluation.candidates)
@@ -37,26 +33,85 @@ def record_of(
     dense, *candidates = (
         subject_of(one, name, evaluation, path) for one, name, path in zip(models, names, paths, strict=True)
     )
-    cost = evaluation.reference.cost
+    return _whole(evaluation, dense, candidates, run_of(evaluation, start, evaluation.seconds))
+
+
+def recipe_record(
+    evaluation: Evaluation,
+    dense: str,
+    output: Path,
+    run: Run,
+    details: Mapping[str, Any],
+    made: Sequence[Mapping[str, Any]],
+) -> EvaluationRecord:
+    """The shared record of a recipe's run: the model behind each step beside the dense one.
+
+    Args:
+        evaluation: of the model behind each step.
+        dense: id of the dense model.
+        output: folder that holds the last one; the others are held by none.
+        run: when, where, by which seeds.
+        details: what the run did, for the record.
+        made: how each model came to be.
+    """
+    reference = subject_of(evaluation.reference, DENSE, evaluation)
+    candidates = [
+        replace(subject, details={**subject.details, **own})
+        for subject, own in zip(
+            (subject_of(one, one.name, evaluation) for one in evaluation.candidates), made, strict=True
+        )
+    ]
+    candidates[-1] = replace(candidates[-1], path=str(output))
+    reference = replace(reference, path=dense, sha256=_hash_of_model(dense))
+    return _whole(evaluation, reference, candidates, run, details)
+
+
+def run_of(
+    evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int] | None = None
+) -> Run:
+    """What was run, and has just ended.
+
+    Args:
+        evaluation: that it ended with.
+        start: when it began.
+        seconds: by step.
+        seeds: of what was random besides the evaluation.
+    """
+    return start.run(seconds, PACKAGES, {"intervals": 0, **(seeds or {})}, evaluation.reference.cost.latency.threads)
+
+
+def metrics_of(one: EvaluatedModel, evaluation: Evaluation) -> dict[str, float | None]:
+    """What was measured of a model, for its manifest: name -> value."""
+    return {name: found.value for name, found in subject_of(one, one.name, evaluation).measurements.items()}
+
+
+def _whole(
+    evaluation: Evaluation,
+    dense: Subject,
+    candidates: Sequence[Subject],
+    run: Run,
+    details: Mapping[str, Any] | None = None,
+) -> EvaluationRecord:
     return EvaluationRecord(
         kind=KIND,
-        runs=(start.run(evaluation.seconds, PACKAGES, {"intervals": 0}, cost.latency.threads),),
+        runs=(run,),
         protocol={
             "images": evaluation.images,
-            "images_sha256": _hash_of(images),
+            "images_sha256": evaluation.images_sha256,
             "classes": list(evaluation.classes),
-            "batch_size": cost.batch_size,
+            "batch_size": evaluation.reference.cost.batch_size,
         },
         reference=dense,
         candidates=tuple(candidates),
         pairs=candidate_pairs(candidates),
+        details=details or {},
     )
 
 
-def _hash_of(images: LabelledImages) -> str:
-    digest = hashlib.sha256(images.images.contiguous().numpy().data)
-    digest.update(images.labels.contiguous().numpy().data)
-    return digest.hexdigest()
+def _hash_of_model(id: str) -> str | None:
+    """Of the folder that a model lies in; None where it lies in none here."""
+    folder = Path(demo_folder(id))
+    return hash_path(folder) if folder.exists() else None
 
 
 def subject_of(one: EvaluatedModel, name: str, evaluation: Evaluation, path: Path | None = None) -> Subject:
@@ -87,9 +142,7 @@ def subject_of(one: EvaluatedModel, name: str, evaluation: Evaluation, path: Pat
     measurements |= {"images_per_second": rates, **network_costs(cost, "image")}
     if path is None:
         return Subject(name, None, None, 0, measurements, parts, details)
-    folder = Path(demo_folder(str(path)))
-    digest = hash_path(folder) if folder.exists() else None
-    return Subject(name, str(path), digest, 0, measurements, parts, details)
+    return Subject(name, str(path), _hash_of_model(str(path)), 0, measurements, parts, details)
 
 
 def _answers(found: Classified, images: int) -> dict[str, Measurement]:

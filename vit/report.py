@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.evaluation.record import EvaluationRecord
-from secateur.evaluation.run import Start
-from secateur.report.evaluation import whole_page
-from secateur.report.page import Cell, Drawing, Image, Number, Page, Result, Table, write_report
+from secateur.recipe import NAME as RECIPE
+from secateur.report.page import Cell, Drawing, Image, Number, Page, Result, Table
 from vit.choose import StepPlan
-from vit.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation, Pictures
-from vit.record import KIND, subject_of
+from vit.evaluate import DENSE, EvaluatedModel, Evaluation, Pictures
 
 if TYPE_CHECKING:
     from vit.prune import Pruning
@@ -28,14 +25,13 @@ _GAP = 8
 _CONFUSIONS = 8
 
 
-def write_page(record: Pruning, pictures: Pictures, directory: Path) -> Path:
-    """Write `results.json` and `index.html` of a recipe's run; returns the page's path."""
+def pruning_page(record: Pruning, pictures: Pictures) -> Page:
+    """What a recipe's run left of units and tokens, and which mistakes changed."""
     units = kept_units(record.steps)
     drawings = (Drawing("Units that are left, layer by layer", draw_units(units)),) if units else ()
     title = f"{Path(record.model).name}, pruned"
     page = _page(record.evaluation, pictures, title, _said(record), drawings)
-    page = replace(page, details={"Recipe": str(record.recipe)}, chosen=len(page.results) - 1)
-    return write_report(whole_page(_measured(record), page), record, directory)
+    return replace(page, links={"The recipe": RECIPE}, chosen=len(page.results) - 1)
 
 
 def evaluation_page(record: Evaluation, pictures: Pictures, name: str) -> Page:
@@ -58,20 +54,6 @@ def _result(one: EvaluatedModel, evaluation: Evaluation, pictures: Pictures, dra
         drawn = (Drawing("Tokens that are left", stacked(pictures[one.name]), note), *drawings)
     tables = () if one.classified is None else _confusions(one, evaluation)
     return Result(one.name, tables=tuple(tables), drawings=drawn)
-
-
-def _measured(record: Pruning) -> EvaluationRecord:
-    """The models of a recipe's run as an evaluation has them."""
-    evaluation = record.evaluation
-    cost = evaluation.reference.cost
-    run = Start.ago(sum(record.seconds.values())).run(record.seconds, PACKAGES, {}, cost.latency.threads)
-    return EvaluationRecord(
-        kind=KIND,
-        runs=(run,),
-        protocol={"images": evaluation.images, "batch_size": cost.batch_size},
-        reference=subject_of(evaluation.reference, DENSE, evaluation),
-        candidates=tuple(subject_of(one, one.name, evaluation) for one in evaluation.candidates),
-    )
 
 
 def _confusions(one: EvaluatedModel, evaluation: Evaluation) -> list[Table]:

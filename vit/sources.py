@@ -10,7 +10,7 @@ import torch
 
 from secateur.datasets import digits
 from secateur.training import generator_at
-from vit.data import LabelledImages, read_folder, split
+from vit.data import Images, LabelledImages, read_folder, split
 from vit.demo import fashion_splits
 from vit.inputs import image_shape
 from vit.models import LoadedModel
@@ -165,10 +165,10 @@ def has_classes(network: torch.nn.Module) -> bool:
     return "ForImageClassification" in type(network).__name__
 
 
-def check_images(images: LabelledImages, model: LoadedModel) -> None:
+def check_images(images: Images, model: LoadedModel) -> None:
     """Raise ValueError, with what would be right, for images that the model cannot read or classes that it lacks."""
     channels, height, width = image_shape(model.network)
-    found = tuple(images.images.shape[1:])
+    found = images.shape
     if found != (channels, height, width):
         raise ValueError(
             f"images are {found[1]} x {found[2]} pixels with {found[0]} channels; {model.name} takes {height} x "

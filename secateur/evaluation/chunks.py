@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -59,7 +59,7 @@ class Gathering:
     Args:
         name: of it, as progress shows it and files are called.
         identity: all that the rows depend on, as plain values.
-        items: decoded by place; one that cannot be read is an `Unreadable`.
+        items: decoded, or only named, by place; one that cannot be read is an `Unreadable`.
         look: takes some items one after another, gives their rows; must not depend on other items.
         together: items that a worker process hands over at a time.
         chunk: items of a chunk: what Ctrl-C may cost. None: `CHUNK`.
@@ -68,7 +68,7 @@ class Gathering:
 
     name: str
     identity: Any
-    items: Dataset[Any]
+    items: Dataset[Any] | Sequence[Any]
     look: Callable[[Iterator[Any]], Rows]
     together: int = 1
     chunk: int | None = None
@@ -99,12 +99,12 @@ class ChunkStore:
     """The chunks of a run that has not ended, in `unfinished` within the folder of its results.
 
     Args:
-        folder: of the chunks.
+        folder: of the chunks; None: none is kept, and a run that was stopped begins again.
         workers: processes that decode; 0: this one.
         share: of the chunks that this process makes.
     """
 
-    folder: Path
+    folder: Path | None = None
     workers: int = 0
     share: Share = Share()
 
@@ -128,9 +128,11 @@ class ChunkStore:
         """
         total = len(gathering.items)  # type: ignore[arg-type]  # a Dataset need not say its length; see Gathering
         chunks = torch.arange(total).split(gathering.chunk or CHUNK)
-        folder = self.folder / f"{gathering.name}-{_hash(gathering.identity)[:16]}"
+        kept = _Kept(
+            None if self.folder is None else self.folder / f"{gathering.name}-{_hash(gathering.identity)[:16]}"
+        )
         own = [number for number in range(len(chunks)) if number % self.share.count == self.share.index]
-        missing = [number for number in own if _read(folder, number) is None]
+        missing = [number for number in own if kept.read(number) is None]
         done = total - sum(len(chunks[number]) for number in missing)
         items = self._decoded(gathering, [index for number in missing for index in chunks[number].tolist()])
         for number in missing:
@@ -139,10 +141,10 @@ class ChunkStore:
             rows = gathering.look(map(_readable, islice(items, count)))
             if any(len(values) != count for values in rows.values()):
                 raise ValueError(f"{gathering.name}: chunk {number} has {count} items, but not as many rows")
-            _FORMAT.save(_file(folder, number), {name: values.contiguous() for name, values in rows.items()}, {})
+            kept.write(number, rows)
             done += count
         _wait_for_all()
-        return self._all(gathering, folder, len(chunks))
+        return kept.all(gathering, len(chunks))
 
     @contextmanager
     def kept_when_stopped(self) -> Iterator[None]:
@@ -150,38 +152,68 @@ class ChunkStore:
         try:
             yield
         except (KeyboardInterrupt, SystemError) as stop:
-            if not is_interrupt(stop):
+            if self.folder is None or not is_interrupt(stop):
                 raise
             raise KeyboardInterrupt(f"what is finished is in {self.folder}: the same command goes on") from None
 
     def clear(self) -> None:
         """Remove all chunks, when the results are written: the first process does it, when all have read them."""
         _wait_for_all()
-        if self.share.index == 0:
+        if self.folder is not None and self.share.index == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _decoded(self, gathering: Gathering, indices: list[int]) -> Iterator[Any]:
         if not indices:
             return
         groups = DataLoader(
-            Subset(gathering.items, indices),
+            Subset(gathering.items, indices),  # type: ignore[arg-type]  # it takes whatever has places
             batch_size=gathering.together,
             num_workers=min(self.workers, len(indices)),
             collate_fn=list,
+            generator=torch.Generator(),  # else it draws from the global one
         )
         for group in groups:
             yield from group
 
-    def _all(self, gathering: Gathering, folder: Path, count: int) -> Rows:
-        chunks = [_read(folder, number) for number in range(count)]
+
+class _Kept:
+    """The chunks of one gathering, in a folder of their own or nowhere but in memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._held: dict[int, Rows] = {}
+
+    def read(self, number: int) -> Rows | None:
+        """A chunk that was made; None where it was not, or its file is damaged."""
+        if self.folder is None:
+            return self._held.get(number)
+        try:
+            return _FORMAT.load(self._file(self.folder, number), lambda header: None, lambda header, tensors: tensors)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write(self, number: int, rows: Rows) -> None:
+        """Keep a chunk."""
+        if self.folder is None:
+            self._held[number] = rows
+        else:
+            contiguous = {name: values.contiguous() for name, values in rows.items()}
+            _FORMAT.save(self._file(self.folder, number), contiguous, {})
+
+    def all(self, gathering: Gathering, count: int) -> Rows:
+        """The rows of all chunks, in order."""
+        chunks = [self.read(number) for number in range(count)]
         absent = [number for number, chunk in enumerate(chunks) if chunk is None]
         if absent:
-            raise ValueError(f"{folder}: chunks {absent} are missing; do all processes share this folder?")
+            raise ValueError(f"{self.folder}: chunks {absent} are missing; do all processes share this folder?")
         held = [chunk for chunk in chunks if chunk is not None]
         shapes = [{name: values.shape[1:] for name, values in chunk.items()} for chunk in held]
         if any(one != shapes[0] for one in shapes):
             raise ValueError(f"{gathering.name}: not all {gathering.items_are} gave the same kind of numbers")
         return {name: torch.cat([chunk[name] for chunk in held]) for name in held[0]}
+
+    def _file(self, folder: Path, number: int) -> Path:
+        return folder / f"{number:06d}.safetensors"
 
 
 def _wait_for_all() -> None:
@@ -198,15 +230,3 @@ def _readable(item: Any) -> Any:
 def _hash(identity: Any) -> str:
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.safetensors"
-
-
-def _read(folder: Path, number: int) -> Rows | None:
-    """A chunk that was made; None where it was not, or its file is damaged."""
-    try:
-        return _FORMAT.load(_file(folder, number), lambda header: None, lambda header, tensors: tensors)
-    except (FileNotFoundError, ValueError):
-        return None

@@ -20,6 +20,15 @@ def _parse_workers(value: Any) -> int:
     return int(value)
 
 
+WORKERS: dict[str, Any] = {
+    "type": argument_type(_parse_workers),
+    "default": 0,
+    "metavar": "N",
+    "help": "processes that decode images (default: 0, this one)",
+}
+"""How `--workers` is read, for every evaluator that decodes images."""
+
+
 class ImagesEvaluator:
     """Compares folders of images with one of reference images."""
 
@@ -39,12 +48,7 @@ class ImagesEvaluator:
         },
         "--lpips": {"type": Path, "metavar": "FILE", "help": "weights of AlexNet or VGG-16, for LPIPS"},
         "--unpaired": {"action": "store_true", "help": "images of one name have nothing to do with one another"},
-        "--workers": {
-            "type": argument_type(_parse_workers),
-            "default": 0,
-            "metavar": "N",
-            "help": "processes that decode images (default: 0, this one)",
-        },
+        "--workers": WORKERS,
         "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of all that is random (default: 0)"},
     }
 

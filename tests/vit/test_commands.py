@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from secateur.cli import BAD_INPUT, main
+from tests.secateur.evaluation.runs import merge_compare_and_list
 from tests.vit.recipes import save_model
 
 RECIPE = """
@@ -77,6 +78,12 @@ def test_from_recipe_to_folder_to_a_comparison(
         )
         assert pruned < dense
         assert (report / "index.html").is_file()
+    more = tmp_path / "more.yaml"
+    more.write_text(recipe.read_text().replace("remove: 0.3", "remove: 0.5"))
+    assert main(["vit", "prune", str(more), "-o", str(tmp_path / "smaller")]) == 0
+    merged = merge_compare_and_list(output, tmp_path / "smaller", tmp_path / "both")
+    sizes = [one.measurements["params"].value or 0 for one in merged.candidates if one.name.endswith("static")]
+    assert sizes[1] < sizes[0] < (merged.reference.measurements["params"].value or 0) and merged.pairs
 
 
 def test_info_counts_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

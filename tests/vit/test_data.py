@@ -120,7 +120,7 @@ def test_bad_images_are_counted_and_named(folder: Path) -> None:
     (folder / "cat" / "3.png").write_bytes(b"no image at all")
     whole = (folder / "dog" / "1.png").read_bytes()
     (folder / "dog" / "1.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"2 of 5 images cannot be read: .*cat.3\.png .*dog.1\.png"):
+    with pytest.raises(ValueError, match=r"2 of 5 images: .*cat.3\.png: cannot be read.*dog.1\.png"):
         read_folder(folder, ImagePreparation((8, 8)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,19 @@ pytest.importorskip("transformers")
 
 import vit
 from secateur.block_sparse import BlockSparseLinear
+from secateur.evaluation.run import hash_path
 from secateur.granularity import NofM
 from secateur.importance import HessianProduct, Magnitude, Random, Taylor, Wanda
 from secateur.recipe import NAME
 from secateur.surgery.cost import count_params
 from secateur.units import Scores
+from tests.secateur.evaluation.runs import checked_run
 from tests.vit.models import first_output, inputs
 from tests.vit.recipes import recipe, save_model
 from vit.lpvit import LPViT
 from vit.prune import prune
 from vit.pruned import BLOCKS, load_pruned
+from vit.saving import read_manifest
 from vit.slimsam import SlimSam
 from vit.steps import (
     Blocks,
@@ -69,8 +71,17 @@ def test_what_a_run_writes_loads_back_bit_for_bit(folder: Path, tmp_path: Path) 
     assert record.dense.macs and static.macs == recovered.macs <= 0.7 * record.dense.macs
     assert static.macs == record.steps[0].size.macs
     assert record.recoveries[0].steps == 2
-    written = json.loads((tmp_path / "results.json").read_text())
-    assert written["evaluation"]["candidates"][1]["cost"]["params"] == count_params(pruned.network.module)
+    written = checked_run(tmp_path)
+    cut, last = written.candidates
+    assert last.measurements["params"].value == count_params(pruned.network.module) and last.path == str(tmp_path)
+    assert written.reference.path == str(folder) and written.reference.sha256 == hash_path(folder)
+    assert cut.details["step"] == "static" and cut.details["kept_units"] and not last.details["kept_units"]
+    assert written.details["recoveries"][0]["steps"] == 2 and written.runs[0].seeds.keys() == {
+        "intervals",
+        "calibration",
+    }
+    metrics = read_manifest(tmp_path)["metrics"]
+    assert metrics["params"] == last.measurements["params"].value and 0 <= metrics["accuracy"] <= 1
     for name in ("index.html", NAME):
         assert (tmp_path / name).stat().st_size
     assert not list((tmp_path / "stages").glob("*.ckpt"))

@@ -5,27 +5,23 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import torch
 
 from secateur.evaluation.compare import compare_records
 from secateur.evaluation.run import Start
 from secateur.evaluation.schema import record_schema
 from secateur.report.record import to_json
 from tests.vit.models import random_model
-from tests.vit.test_evaluate import noise
+from tests.vit.test_evaluate import disturbed, noise
 from vit.evaluate import evaluate
 from vit.record import record_of
 
 
 def test_the_record_says_what_was_measured() -> None:
     model = random_model("vit")
-    other = random_model("vit")
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    other = disturbed(random_model("vit"))
     images = noise(40)
     found, _ = evaluate(model, {"same": model, "other": other}, images, batch_size=8, repeats=3)
-    record = record_of(found, [Path("dense"), Path("same"), Path("other")], Start.now(), images, "my-vit")
+    record = record_of(found, [Path("dense"), Path("same"), Path("other")], Start.now(), "my-vit")
     jsonschema.validate(json.loads(json.dumps(to_json(record), allow_nan=False)), record_schema())
     assert (record.kind, record.reference.name) == ("vit", "my-vit")
     same, changed = record.candidates

@@ -59,7 +59,7 @@ def merge_compare_and_list(run: Path, again: Path, into: Path, *, same: bool = F
 
 
 def _twice(written: Any) -> list[list[str]]:
-    """Places of lists of numbers that stand in a record more than once, within one subject or the whole."""
+    """Places of lists of measured numbers, which counts are not, that stand more than once in one subject."""
     places: dict[str, list[str]] = {}
 
     def visit(value: Any, place: str) -> None:
@@ -67,7 +67,8 @@ def _twice(written: Any) -> list[list[str]]:
             for name, one in value.items():
                 visit(one, f"{place}.{name}")
         elif isinstance(value, list):
-            if len(value) >= _SHORTEST and all(type(one) in (int, float) for one in value):
+            numbers = [one for one in value if type(one) in (int, float)]
+            if len(numbers) == len(value) >= _SHORTEST and any(one % 1 for one in numbers):
                 places.setdefault(json.dumps(value), []).append(place)
             for index, one in enumerate(value):
                 visit(one, f"{place}[{index}]")
