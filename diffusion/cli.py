@@ -21,7 +21,6 @@ from diffusion.record import record_of
 from diffusion.report import SAMPLES_PICTURE, evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
 from diffusion.tables import experts_tables, pruning_tables
-from diffusion.unfinished import UnfinishedSamples
 from diffusion.units import Kind, prunable
 from secateur.console import console, progress_bar, result_table
 from secateur.evaluation.chunks import ChunkStore
@@ -179,8 +178,7 @@ def evaluate_folders(
         protocol = protocol_of(generator)
         weights = [hash_weights(network) for network in (dense.network, *others.values())]
         identity = {"model": str(reference), "weights": weights, "device": device, "judging": judging, **protocol}
-        unfinished = UnfinishedSamples(store.folder / "samples.safetensors", identity)
-        found, pictures = _judge(dense, others, generator, inputs, report, unfinished)
+        found, pictures = _judge(dense, others, generator, inputs, report, store, identity)
     record = record_of(found, [reference, *candidates], start, protocol, reference.name)
     side_by_side(pictures, output / SAMPLES_PICTURE)
     page = evaluation_page(found, pictures, reference.name)

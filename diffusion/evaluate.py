@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.scores import LatentSource
-from diffusion.tally import Tally, known_of, restored
-from diffusion.unfinished import UnfinishedSamples
+from diffusion.looking import Look
+from diffusion.sampling import Classifier, Sampling
 from secateur.console import Report, silent
+from secateur.evaluation.chunks import ChunkStore, Rows
 from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution import (
     Distances,
@@ -24,7 +24,6 @@ from secateur.metrics.distribution import (
     mean_interval,
     paired_interval,
 )
-from secateur.metrics.features.interface import check_images
 from secateur.metrics.network import NetworkCost, measure_network
 from secateur.metrics.timing_turn import timing_turn
 from secateur.report.notebook import table_html
@@ -36,77 +35,6 @@ DENSE = "dense"
 
 _JACKKNIFE = 30
 """Samples that the standard error of a Frechet distance takes at least."""
-
-
-class Classifier(Protocol):
-    """Says what a picture shows."""
-
-    @property
-    def classes(self) -> Sequence[str]: ...
-
-    def classify(self, images: Float[Tensor, "N C H W"]) -> Int64[Tensor, " N"]: ...
-
-
-def pictures_of(latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """The pictures in [0, 1] of a model that works on pixels in [-1, 1]."""
-    return (latents.float() / 2 + 0.5).clamp(0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class PipelineSource:
-    """The latents that a model makes in the place of a pipeline's network.
-
-    Args:
-        pipeline: `diffusion.pipeline.ClassToImage` or `TextToImage`.
-        asked: the class or prompt of each seed.
-        steps: time steps of the sampler.
-        guidance: of classifier-free guidance; 1: none.
-    """
-
-    pipeline: Any
-    asked: Mapping[int, Any]
-    steps: int = 20
-    guidance: float = 1.0
-
-    def __call__(self, target: Any, seeds: Sequence[int], /) -> Float[Tensor, "seeds C H W"]:
-        """The final latents of `target`, a diffusers network."""
-        from diffusion.pipeline import sample_latents  # diffusers takes seconds to import
-
-        noise = self.pipeline.noise(seeds).to(next(target.parameters()))
-        conditions = self.pipeline.conditions([self.asked[seed] for seed in seeds])
-        null = None if self.guidance == 1.0 else self.pipeline.null_conditions(len(seeds))
-        how: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "null": null}
-        return sample_latents(target, self.pipeline.scheduler, noise, seeds, conditions, **how)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which samples every model makes.
-
-    Args:
-        sample: `sample(model, seeds)` makes the final latents; a seed's noise and prompt are the same for every model.
-        seeds: one a sample, all different.
-        labels: the class that each seed's condition asks for; None: unconditional, or conditions that are no classes.
-        decode: latents -> pictures in [0, 1]; the autoencoder's decoder where there is one.
-        batch_size: samples at a time.
-
-    Raises:
-        ValueError: no seeds, seeds that repeat, as many labels as there are not seeds, or no batch size.
-    """
-
-    sample: LatentSource
-    seeds: tuple[int, ...]
-    labels: tuple[int, ...] | None = None
-    decode: Callable[[Tensor], Tensor] = pictures_of
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"an evaluation needs different seeds, at least one, got {len(self.seeds)} with repeats")
-        if self.labels is not None and len(self.labels) != len(self.seeds):
-            raise ValueError(f"{len(self.seeds)} seeds and {len(self.labels)} labels: each seed needs its own")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +143,8 @@ def evaluate(
     shown: int = 16,
     seed: int = 0,
     report: Report = silent,
-    unfinished: UnfinishedSamples | None = None,
+    store: ChunkStore | None = None,
+    identity: Any = None,
 ) -> tuple[Evaluation, dict[str, Float[Tensor, "K C H W"]]]:
     """Sample all models on the same seeds, a batch at a time, and measure them.
 
@@ -233,7 +162,8 @@ def evaluate(
         shown: how many pictures of each model to return.
         seed: of intervals, subsets and floors; samples have their own.
         report: told how far it is.
-        unfinished: where finished samples are kept, so that a run that was stopped goes on; None: nowhere.
+        store: where what is known of finished samples is kept, so that a run that was stopped goes on; None: nowhere.
+        identity: all that the samples depend on, as plain values: weights, how they are drawn, what judges them.
 
     Returns:
         the record, and the first pictures of each model by name ("dense" and the candidates').
@@ -247,19 +177,11 @@ def evaluate(
         raise ValueError(f"{DENSE!r} is the reference: call the candidate otherwise")
     steps = Steps()
     models = {DENSE: dense, **candidates}
-    tallies = {name: Tally(judges, shown) for name in models}
-    with steps("sample"), torch.no_grad():
-        done = 0 if unfinished is None else restored(unfinished, tallies)
-        for start in range(done, len(sampling.seeds), sampling.batch_size):
-            report(start / len(sampling.seeds), f"sampling: {start} of {len(sampling.seeds)} seeds")
-            _sample_batch(models, tallies, sampling, start, classifier)
-            if unfinished is not None:
-                unfinished.keep(start + sampling.batch_size, lambda: known_of(tallies))
+    with steps("sample"):
+        rows = Look(models, sampling, judges, classifier).gathered(shown, store or ChunkStore(), identity, report)
     with steps("judge"):
         report(1.0, "judging")
-        quality = {
-            name: _judged(tally, tallies[DENSE], judges, sampling, classifier, seed) for name, tally in tallies.items()
-        }
+        quality = {name: _judged(rows, index, judges, sampling, classifier, seed) for index, name in enumerate(models)}
     costs: dict[str, NetworkCost | None] = dict.fromkeys(models)
     if example_inputs is not None:
         with steps("time"), timing_turn():
@@ -274,53 +196,19 @@ def evaluate(
         "seed": seed,
     }
     record = Evaluation(reference, tuple(others), steps.seconds, options)
-    return record, {name: torch.cat(tally.pictures) for name, tally in tallies.items() if tally.pictures}
-
-
-def _sample_batch(
-    models: Mapping[str, nn.Module],
-    tallies: Mapping[str, Tally],
-    sampling: Sampling,
-    start: int,
-    classifier: Classifier | None,
-) -> None:
-    seeds = sampling.seeds[start : start + sampling.batch_size]
-    dense: tuple[Tensor, Tensor] | None = None
-    for name, model in models.items():
-        latents = _checked(sampling.sample(model, seeds), name, seeds, None if dense is None else dense[0])
-        pictures = sampling.decode(latents)
-        check_images(pictures)
-        tallies[name].look(pictures)
-        if classifier is not None and sampling.labels is not None:
-            asked = torch.tensor(sampling.labels[start : start + len(seeds)])
-            tallies[name].correct += (classifier.classify(pictures).cpu() == asked).tolist()
-        if dense is None:
-            dense = latents, pictures
-        else:
-            tallies[name].compare(latents, pictures, *dense)
-
-
-def _checked(latents: Tensor, name: str, seeds: Sequence[int], dense: Tensor | None) -> Tensor:
-    if len(latents) != len(seeds):
-        raise ValueError(f"{name}: {len(latents)} latents for {len(seeds)} seeds")
-    if dense is not None and latents.shape != dense.shape:
-        raise ValueError(f"{name}: latents {tuple(latents.shape)}, the dense model's are {tuple(dense.shape)}")
-    broken = int((~latents.isfinite()).flatten(1).any(dim=1).sum())
-    if broken:
-        raise ValueError(f"{name}: {broken} of {len(seeds)} latents are not finite, of seeds from {seeds[0]}")
-    return latents
+    return record, {name: rows[f"{index}/pictures"] for index, name in enumerate(models) if shown}
 
 
 def _judged(
-    tally: Tally,
-    dense: Tally,
+    rows: Rows,
+    index: int,
     judges: Sequence[DistributionJudge],
     sampling: Sampling,
     classifier: Classifier | None,
     seed: int,
 ) -> tuple[Paired | None, tuple[Distances, ...], ClassAccuracy | None, tuple[float | None, ...]]:
-    paired = None if tally is dense else _paired(tally, seed)
-    vectors = [torch.cat(batches) for batches in tally.vectors]
+    """What the rows of the model at a place come to."""
+    vectors = [rows[f"{index}/vectors/{place}"] for place in range(len(judges))]
     distances = tuple(judge.distances(one, seed=seed) for judge, one in zip(judges, vectors, strict=True))
     errors = tuple(
         frechet_error(one, judge.moments, seed=seed) if len(one) >= _JACKKNIFE else None
@@ -328,31 +216,33 @@ def _judged(
     )
     accuracy = None
     if classifier is not None and sampling.labels is not None:
-        accuracy = _accuracy(tally, dense, sampling.labels, classifier.classes, seed)
-    return paired, distances, accuracy, errors
+        accuracy = _accuracy(rows, index, sampling.labels, classifier.classes, seed)
+    return _paired(rows, index, seed) if index else None, distances, accuracy, errors
 
 
-def _paired(tally: Tally, seed: int) -> Paired:
-    count = len(tally.latent_mse)
+def _paired(rows: Rows, index: int, seed: int) -> Paired:
+    errors, decibels = rows[f"{index}/latent_mse"].tolist(), rows[f"{index}/psnr"].tolist()
+    similar = rows[f"{index}/ssim"].tolist() if f"{index}/ssim" in rows else []
+    squares, count = float(rows["0/latent_square"].sum()), len(errors)
     return Paired(
-        sum(tally.latent_mse) / count,
-        tally.squared_error / tally.dense_squares if tally.dense_squares else math.nan,
-        sum(tally.psnr) / count,
-        sum(tally.ssim) / count if tally.ssim else None,
-        _interval(tally.latent_mse, seed),
-        _interval(tally.psnr, seed),
-        _interval(tally.ssim, seed),
-        tuple(tally.latent_mse),
-        tuple(tally.psnr),
-        tuple(tally.ssim) if tally.ssim else None,
+        sum(errors) / count,
+        sum(errors) / squares if squares else math.nan,
+        sum(decibels) / count,
+        sum(similar) / count if similar else None,
+        _interval(errors, seed),
+        _interval(decibels, seed),
+        _interval(similar, seed),
+        tuple(errors),
+        tuple(decibels),
+        tuple(similar) if similar else None,
     )
 
 
-def _accuracy(tally: Tally, dense: Tally, labels: Sequence[int], names: Sequence[str], seed: int) -> ClassAccuracy:
-    correct, before = ([float(right) for right in one.correct] for one in (tally, dense))
+def _accuracy(rows: Rows, index: int, labels: Sequence[int], names: Sequence[str], seed: int) -> ClassAccuracy:
+    correct, before = (rows[f"{place}/correct"].tolist() for place in (index, 0))
     asked = torch.tensor(labels)
     by_class = {names[label]: float(torch.tensor(correct)[asked == label].mean()) for label in sorted(set(labels))}
-    change = None if tally is dense or len(correct) < 2 else paired_interval(correct, before, seed=seed)
+    change = paired_interval(correct, before, seed=seed) if index and len(correct) > 1 else None
     return ClassAccuracy(sum(correct) / len(correct), by_class, _interval(correct, seed), change, pack_answers(correct))
 
 

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffusion.calibrate import Generator
-from diffusion.evaluate import Evaluation, Sampling, evaluate
+from diffusion.evaluate import Evaluation, evaluate
 from diffusion.models import LoadedModel
 from diffusion.prompting import Classes
 from diffusion.recipe import Judging
-from diffusion.unfinished import UnfinishedSamples
+from diffusion.sampling import Sampling
 from secateur.console import Report, silent
+from secateur.evaluation.chunks import ChunkStore
 from secateur.metrics.distribution import DistributionJudge
 from secateur.metrics.features import ClassifierFeatures, digit_features, fashion_features, unseen_digits
 
@@ -26,7 +27,8 @@ def judge(
     generator: Generator,
     inputs: Any,
     report: Report = silent,
-    unfinished: UnfinishedSamples | None = None,
+    store: ChunkStore | None = None,
+    identity: Any = None,
 ) -> tuple[Evaluation, dict[str, Float[Tensor, "K C H W"]]]:
     """Sample all networks on the same seeds, none of which calibration saw, and measure them.
 
@@ -36,7 +38,8 @@ def judge(
         generator: makes the trajectories.
         inputs: arguments of one forward, by which networks are counted and timed.
         report: told how far it is.
-        unfinished: where finished samples are kept; None: nowhere.
+        store: where what is known of finished samples is kept; None: nowhere.
+        identity: all that the samples depend on.
 
     Returns:
         the record, and the first pictures of each by name.
@@ -56,7 +59,8 @@ def judge(
         repeats=options.repeats,
         shown=options.shown,
         report=report,
-        unfinished=unfinished,
+        store=store,
+        identity=identity,
     )
 
 

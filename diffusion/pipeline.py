@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusion.evaluate import pictures_of
+from diffusion.sampling import pictures_of
 from diffusion.text import sentence_encoder
 from diffusion.trajectory import Guided, Sampler
 from secateur.training import generator_at

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.evaluate import pictures_of
 from diffusion.inputs import example_inputs
+from diffusion.sampling import pictures_of
 from secateur.training import generator_at
 
 Rows = dict[str, Any]

@@ -23,9 +23,10 @@ from diffusion.conditions import ClassLabels, ClassPrompts, Conditions, LatentBa
 from diffusion.demo import MODELS, cards, networks
 from diffusion.demo.cards import Card, Row
 from diffusion.demo.prompts import plain_prompts, training_prompts, unseen_prompts
-from diffusion.evaluate import EvaluatedModel, PipelineSource, Sampling, evaluate
+from diffusion.evaluate import EvaluatedModel, evaluate
 from diffusion.noising import Noising
 from diffusion.pipeline import ClassToImage, TextToImage
+from diffusion.sampling import PipelineSource, Sampling
 from diffusion.text import sentence_encoder
 from diffusion.train import DenoisingTask, DiffusionTraining
 from secateur.console import progress_bar, silent

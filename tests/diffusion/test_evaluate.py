@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.evaluate import PipelineSource, Sampling, evaluate
-from diffusion.unfinished import UnfinishedSamples
+from diffusion.evaluate import evaluate
+from diffusion.sampling import PipelineSource, Sampling
+from secateur.evaluation.chunks import ChunkStore
 from secateur.metrics.distribution import DistributionJudge, Moments, frechet_distance
 from secateur.report.record import to_json
 from secateur.surgery.cost import count_macs
@@ -257,7 +258,7 @@ def test_a_pruned_network_takes_the_place_of_the_pipelines_own() -> None:
 
 def test_an_evaluation_that_was_stopped_goes_on_after_its_last_batch(tmp_path: Path) -> None:
     asked: list[int] = []
-    stops = [8 + 8 + 8 + 8 + 4]
+    stops = [8 + 8 + 4 + 4 + 8]
 
     def counted(model: nn.Module, seeds: Sequence[int]) -> Tensor:
         asked.extend(seeds)
@@ -266,32 +267,25 @@ def test_an_evaluation_that_was_stopped_goes_on_after_its_last_batch(tmp_path: P
             raise KeyboardInterrupt
         return sample(model, seeds)
 
-    def unfinished(identity: str = "these") -> UnfinishedSamples:
-        return UnfinishedSamples(tmp_path / "samples.safetensors", identity, seconds=0.0)
-
+    store = ChunkStore(tmp_path / "unfinished")
     how: dict[str, Any] = {"judges": [judge()], "classifier": Pixels(), "shown": 12}
     made, others = replace(sampling(labelled=True), sample=counted), {"off": Toy(0.1)}
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Toy(), others, made, unfinished=unfinished(), **how)
+        evaluate(Toy(), others, made, store=store, identity="these", **how)
     asked.clear()
-    again, pictures = evaluate(Toy(), others, made, unfinished=unfinished(), **how)
-    assert asked == [*range(16, 20)] * 2
+    again, pictures = evaluate(Toy(), others, made, store=store, identity="these", **how)
+    assert asked == [*range(12, 20)] * 2
     whole, expected = evaluate(Toy(), others, sampling(labelled=True), **how)
     assert to_json(again.candidates) == to_json(whole.candidates)
     assert to_json(again.reference) == to_json(whole.reference)
     assert all(torch.equal(pictures[name], expected[name]) for name in expected)
     asked.clear()
-    evaluate(Toy(), others, made, unfinished=unfinished("others"), **how)
+    evaluate(Toy(), others, made, store=store, identity="others", **how)
     assert len(asked) == 40
 
 
-def test_a_damaged_file_of_samples_is_as_none(tmp_path: Path) -> None:
-    held = UnfinishedSamples(tmp_path / "samples.safetensors", "these", seconds=0.0)
-    assert held.load() == (0, {})
-    held.keep(8, lambda: {"x": torch.ones(3)})
-    assert held.load()[0] == 8
-    held.path.write_bytes(held.path.read_bytes()[:-2])
-    assert held.load() == (0, {})
-    patient = UnfinishedSamples(tmp_path / "later.safetensors", "these")
-    patient.keep(8, lambda: {"x": torch.ones(3)})
-    assert not patient.path.exists()
+def test_no_global_random_state_is_touched_and_no_pictures_are_kept_where_none_is_shown() -> None:
+    before = torch.get_rng_state()
+    record, pictures = evaluate(Toy(), {"off": Toy(0.1)}, sampling(), shown=0)
+    assert torch.equal(torch.get_rng_state(), before) and not pictures
+    assert record == replace(evaluate(Toy(), {"off": Toy(0.1)}, sampling())[0], seconds=record.seconds)

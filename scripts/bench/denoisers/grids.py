@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from denoisers.entrants import repaired, small
 from denoisers.settings import Settings
 from denoisers.subjects import subject
-from diffusion.evaluate import pictures_of
+from diffusion.sampling import pictures_of
 from secateur.files import replacing_file
 
 SHARE, METHODS, COUNT = 0.3, ("EcoDiff", "magnitude", "random"), 20

@@ -14,9 +14,9 @@ from diffusion import demo
 from diffusion.conditions import ClassLabels, ClassPrompts, Conditions, LatentBatches
 from diffusion.demo.prompts import plain_prompts, training_prompts
 from diffusion.denoiser import Denoiser
-from diffusion.evaluate import PipelineSource, Sampling
 from diffusion.inputs import example_inputs
 from diffusion.noising import Noising
+from diffusion.sampling import PipelineSource, Sampling
 from diffusion.taylor import InformativeSteps, PredictionLoss
 from diffusion.text import sentence_encoder
 from diffusion.trajectory import Sampler, Trajectories
