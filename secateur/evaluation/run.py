@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -53,11 +53,6 @@ class Start:
     def now(cls) -> Self:
         """Call it before anything is loaded or measured."""
         return cls(datetime.now(UTC), load_average())
-
-    @classmethod
-    def ago(cls, seconds: float) -> Self:
-        """The beginning of a run that took so long and has just ended; how busy the machine was is not known."""
-        return cls(datetime.now(UTC) - timedelta(seconds=seconds), None)
 
     def run(
         self,

@@ -13,7 +13,6 @@ from secateur.report.difference import difference, say_shortly
 from secateur.report.page import Cell, Figure, Meter, Number, Page, Result, Table
 from secateur.report.pareto import pareto_plots
 from secateur.report.parts import part_tables
-from secateur.report.record import Machine
 from secateur.report.summary import summary_table
 
 
@@ -49,40 +48,6 @@ def whole_page(record: EvaluationRecord, page: Page | None = None) -> Page:
     )
 
 
-def time_table(seconds: Mapping[str, float]) -> Table:
-    """Seconds by step."""
-    longest = max(seconds.values(), default=0.0)
-    rows = tuple((step, Meter(f"{time:.1f} s", time / longest if longest else 0.0)) for step, time in seconds.items())
-    return Table("Time", ("Step", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
-
-
-def run_details(run: Run) -> dict[str, str]:
-    """What was run and on what, name by name."""
-    return {
-        "Started": run.started_at,
-        **machine_details(run.machine),
-        "Threads": str(run.threads),
-        "Load average before": "unknown" if run.load_average is None else f"{run.load_average:.2f}",
-        "Seeds": listed(run.seeds) or "none",
-        "Versions": listed({"secateur": run.secateur, **run.versions}),
-    }
-
-
-def machine_details(machine: Machine) -> dict[str, str]:
-    """The machine, name by name."""
-    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
-    return {
-        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
-        "GPU": machine.gpu or "none",
-        "System": machine.system,
-    }
-
-
-def listed(values: Mapping[str, object]) -> str:
-    """Names and values in a line."""
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
 def _without_pictures(record: EvaluationRecord) -> Page:
     runs = f", of {len(record.runs)} runs" if len(record.runs) > 1 else ""
     subtitle = f"{', '.join(one.name for one in record.candidates)} against {record.reference.name}{runs}."
@@ -114,8 +79,15 @@ def _tables(record: EvaluationRecord, own: Collection[str]) -> list[Table]:
     if len(record.runs) > 1:
         tables.append(_runs(record.runs))
     elif record.runs[0].seconds:
-        tables.append(time_table(record.runs[0].seconds))
+        tables.append(_times(record.runs[0].seconds))
     return [table for table in tables if table is not None and table.title not in own]
+
+
+def _times(seconds: Mapping[str, float]) -> Table:
+    """Seconds by step."""
+    longest = max(seconds.values(), default=0.0)
+    rows = tuple((step, Meter(f"{time:.1f} s", time / longest if longest else 0.0)) for step, time in seconds.items())
+    return Table("Time", ("Step", "Seconds"), rows, total=("Total", f"{sum(seconds.values()):.1f} s"))
 
 
 def _runs(runs: Sequence[Run]) -> Table:
@@ -137,7 +109,27 @@ def _runs(runs: Sequence[Run]) -> Table:
 
 def _details(record: EvaluationRecord) -> dict[str, str]:
     protocol = {name.replace("_", " ").capitalize(): _plain(value) for name, value in record.protocol.items()}
-    return {**(run_details(record.runs[0]) if len(record.runs) == 1 else {}), **protocol}
+    return {**(_run_details(record.runs[0]) if len(record.runs) == 1 else {}), **protocol}
+
+
+def _run_details(run: Run) -> dict[str, str]:
+    """What was run and on what, name by name."""
+    machine = run.machine
+    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.0f} GB of memory"
+    return {
+        "Started": run.started_at,
+        "Machine": f"{machine.processor}, {machine.cores} cores{memory}",
+        "GPU": machine.gpu or "none",
+        "System": machine.system,
+        "Threads": str(run.threads),
+        "Load average before": "unknown" if run.load_average is None else f"{run.load_average:.2f}",
+        "Seeds": _listed(run.seeds) or "none",
+        "Versions": _listed({"secateur": run.secateur, **run.versions}),
+    }
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _plain(value: object) -> str:
