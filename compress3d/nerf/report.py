@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from compress3d.nerf.render import render
 from compress3d.nerf.teacher import OWN_RENDERS, views_around
 from secateur.evaluation.record import EvaluationRecord, Subject
 from secateur.quantities import format_decibels
+from secateur.report.evaluation import option_details
 from secateur.report.page import (
     Errors,
     Image,
@@ -105,7 +106,7 @@ def compression_page(
         tuple(View(one, image) for one, image in zip(names, before, strict=True)),
         (result,),
         _plots(compression),
-        _options(small.details["options"]),
+        option_details(small.details["options"]),
         tables=_by_step(compression),
     )
 
@@ -168,10 +169,6 @@ def _by_step(record: CompressRecord) -> tuple[Table, ...]:
 def _plots(record: CompressRecord) -> tuple[Plot, ...]:
     points = tuple(Point(step, loss, "") for step, loss in record.fit.losses)
     return (Plot("Recovery", "step", "loss", points, "neither", "neither"),) if len(points) > 1 else ()
-
-
-def _options(options: Mapping[str, object]) -> dict[str, str]:
-    return {name.replace("_", " ").capitalize(): str(one) for name, one in options.items() if one is not None}
 
 
 def _pictures(images: Sequence[Float[Tensor, "H W 3"]]) -> tuple[Image, ...]:

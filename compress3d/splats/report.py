@@ -15,6 +15,7 @@ from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
 from secateur.evaluation.record import EvaluationRecord
 from secateur.quantities import format_decibels
+from secateur.report.evaluation import option_details
 from secateur.report.page import Errors, Image, Number, Page, Result, Table, View, as_pictures, errors_between
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def compressions_page(
         "Original",
         views,
         results,
-        details=_options(record.details["options"]),
+        details=option_details(record.details["options"]),
         links=links,
     )
 
@@ -117,18 +118,6 @@ def _compared(
         for index, (name, quality) in enumerate(zip(names, qualities, strict=True))
     )
     return views, results
-
-
-def _options(options: Mapping[str, object]) -> dict[str, str]:
-    return {name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None}
-
-
-def _said(value: object) -> str:
-    """An option in a line; those of options in parentheses."""
-    if not isinstance(value, dict):
-        return str(value)
-    parts = (f"{name} ({_said(one)})" if isinstance(one, dict) else f"{name} {one}" for name, one in value.items())
-    return ", ".join(parts)
 
 
 def _recovery(fits: Sequence[FitRecord]) -> tuple[Table, ...]:

@@ -17,6 +17,7 @@ from compress3d.splats.train import PACKAGES, TrainRecord
 from secateur.evaluation.record import EvaluationRecord
 from secateur.evaluation.run import Start
 from secateur.quantities import format_decibels
+from secateur.report.evaluation import option_details
 from secateur.report.page import Page, Plot, Point, Result, View, as_pictures, errors_between
 from secateur.report.record import to_json
 
@@ -77,7 +78,7 @@ def training_page(training: TrainRecord, scene: SplatScene, capture: Capture) ->
         tuple(View(name, image) for name, image in zip(names, photographs, strict=True)),
         (Result(training.scene.name, images=renders, errors=errors, captions=captions),),
         (_curve(training),),
-        {name.replace("_", " ").capitalize(): str(value) for name, value in training.options.items()},
+        option_details(training.options),
     )
 
 

@@ -48,6 +48,19 @@ def whole_page(record: EvaluationRecord, page: Page | None = None) -> Page:
     )
 
 
+def option_details(options: Mapping[str, object]) -> dict[str, str]:
+    """Options for the small print of a page, but for those that were left open."""
+    return {name.replace("_", " ").capitalize(): _said(value) for name, value in options.items() if value is not None}
+
+
+def _said(value: object) -> str:
+    """An option in a line; those of options in parentheses."""
+    if not isinstance(value, dict):
+        return str(value)
+    parts = (f"{name} ({_said(one)})" if isinstance(one, dict) else f"{name} {one}" for name, one in value.items())
+    return ", ".join(parts)
+
+
 def _without_pictures(record: EvaluationRecord) -> Page:
     runs = f", of {len(record.runs)} runs" if len(record.runs) > 1 else ""
     subtitle = f"{', '.join(one.name for one in record.candidates)} against {record.reference.name}{runs}."

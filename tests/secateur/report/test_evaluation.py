@@ -6,7 +6,7 @@ from secateur.evaluation.measurements import counted, mean_of
 from secateur.evaluation.record import EvaluationRecord, Measurement, Noise, Pair, Subject
 from secateur.metrics.interval import Interval
 from secateur.report.difference import difference
-from secateur.report.evaluation import whole_page
+from secateur.report.evaluation import option_details, whole_page
 from secateur.report.html import render_page
 from secateur.report.page import Figure, Meter, Number, Page, Point, Result
 from secateur.report.pareto import pareto_plots
@@ -43,6 +43,11 @@ def test_a_reference_that_was_not_measured_has_no_row() -> None:
     assert summary_table(alone) is None
     page = whole_page(alone)
     assert page.results[0].figures and "Before and after" not in render_page(page)
+
+
+def test_options_are_said_in_a_line_each() -> None:
+    options = {"sh_keep": 1.0, "sh_degree": None, "recover": {"steps": 4, "rates": {"means": 0.1}}}
+    assert option_details(options) == {"Sh keep": "1.0", "Recover": "steps 4, rates (means 0.1)"}
 
 
 def test_the_best_of_each_column_is_marked() -> None:
