@@ -43,7 +43,6 @@ def record_of(
         reference=reference,
         candidates=tuple(candidates),
         pairs=candidate_pairs(candidates),
-        details={"options": to_json(evaluation.options)},
     )
 
 
@@ -74,7 +73,7 @@ def compressions_record(
     for name, one, path in zip(names, compressions, paths[1:], strict=True):
         subject = subject_of(one.compressed, one.quality, path)
         own = {key: value for key, value in _choices(one).items() if key not in options}
-        details = {**subject.details, "options": own, **_made(one)}
+        details = {**subject.details, **({"options": own} if own else {}), **_made(one)}
         candidates.append(replace(subject, name=name, details=details))
         seconds |= {step if alone else f"{name}: {step}": time for step, time in one.seconds.items()}
     speed = first.original.speed
