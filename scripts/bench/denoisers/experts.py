@@ -26,8 +26,8 @@ from diffusion.units import Kind, prunable
 from secateur.console import Report, stretch
 
 HOW = (
-    "APTP: a router is trained with the network that it gates (32 pictures a step), each of its codes is cut out, and "
-    "trained on the prompts that are routed to it (64 pictures a step, rate 0.0003, averaged weights), with the dense "
+    "APTP: a router is trained with the network that it gates (200 steps of 32 pictures), each of its codes is cut out, and "
+    "trained on the prompts that are routed to it (32 pictures a step, rate 0.0003, averaged weights), with the dense "
     "network as the teacher. 'codes 1' is one network for all prompts, made in the same way, and trained for as many "
     "steps as all experts together. 'share' is that of the dense network's multiply-adds which a sample costs in the "
     "mean, 'even' how evenly experts are used (1: alike). Samples are drawn from the plain prompt of each class."
@@ -56,13 +56,13 @@ def _routed(name: str, codes: int, seed: int, settings: Settings, report: Report
     data = Captioned.of(samples, sentence_embeddings)
     task = DenoisingTask(Noising.of(of.pipeline.scheduler), MinSnr())
     gated = prunable(copy.deepcopy(of.dense), KINDS, of.inputs())
-    steps, each = (3, 2) if settings.quick else (500, 400)
+    steps, each = (3, 2) if settings.quick else (200, 100)
     pruning = Aptp(SHARE, codes, steps=steps, warmup=max(1, steps // 15), batch_size=32, rate=0.03, seed=seed)
     router, _ = pruning.fit(gated, data, task, report=stretch(report, 0.0, 0.4))
     cut = harden(router, gated, data.embeddings)
     trained = copy.deepcopy(cut)
     each = each * max(CODES) // len(trained.networks)
-    tuning = FineTuning(each, batch_size=64, rate=3e-4, ema=0.98, seed=seed)
+    tuning = FineTuning(each, batch_size=32, rate=3e-4, ema=0.98, seed=seed)
     tuning.fit(trained, of.network(KINDS), data, task, report=stretch(report, 0.4, 0.9))
     record = describe(trained, of.network(KINDS), data)
     dense, figures = _judged(of, {"cut": cut, "trained": trained}, seed, settings)
