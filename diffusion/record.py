@@ -98,6 +98,7 @@ def _whole(
     protocol: Mapping[str, Any],
     details: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
+    distances = {found.name: distance_details(found) for found in evaluation.reference.distances}
     return EvaluationRecord(
         kind=KIND,
         runs=(run,),
@@ -105,7 +106,7 @@ def _whole(
         reference=dense,
         candidates=tuple(candidates),
         pairs=candidate_pairs(candidates),
-        details=details or {},
+        details={**({"distances": distances} if distances else {}), **(details or {})},
     )
 
 
@@ -144,9 +145,7 @@ def subject_of(one: EvaluatedModel, name: str, path: Path | None = None) -> Subj
         parts["samples"] = _samples(one)
     if one.cost is not None:
         measurements |= network_costs(one.cost, "sample")
-    details: dict[str, Any] = {"distances": {found.name: distance_details(found) for found in one.distances}}
-    if one.cost is not None:
-        details["cost"] = network_details(one.cost)
+    details = {} if one.cost is None else {"cost": network_details(one.cost)}
     if path is None:
         return Subject(name, None, None, 0, measurements, parts, details)
     folder = find(str(path)).folder

@@ -65,7 +65,7 @@ class Start:
 
         Args:
             seconds: by step, as `secateur.report.record.Steps` has them.
-            packages: those whose versions matter.
+            packages: those whose versions matter, besides secateur's own.
             seeds: of all that was random, by what they are for.
             threads: that torch was held to while times were taken; None: as many as it uses now.
         """
@@ -78,7 +78,7 @@ class Start:
             self.at.isoformat(timespec="seconds"),
             dict(seconds),
             describe_machine(),
-            package_versions(*packages),
+            package_versions(*(name for name in packages if name != "secateur")),
             dict(seeds),
             threads,
             self.load_average,

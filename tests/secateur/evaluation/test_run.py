@@ -24,7 +24,7 @@ def test_the_command_line_is_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_run_says_when_and_where() -> None:
     start = Start.now()
-    run = start.run({"judge": 2.0}, ("torch", "no such package"), {"views": 3}, threads=1)
+    run = start.run({"judge": 2.0}, ("secateur", "torch", "no such package"), {"views": 3}, threads=1)
     assert abs(datetime.fromisoformat(run.started_at) - datetime.now(UTC)) < timedelta(minutes=1)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", run.started_at)
     assert run.machine == describe_machine()
