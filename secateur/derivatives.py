@@ -1,31 +1,37 @@
-"""Gradients and Hessian-vector products of losses that come batch by batch, handed over tensor by tensor.
+"""Gradients of losses that come batch by batch, handed over tensor by tensor.
 
 A gradient is handed over as soon as it is known, and let go before the next one is: what a criterion holds is what it
-makes of them, not copies of the parameters.
+makes of them, not copies of the parameters. `secateur.hessian_products` does the same for second derivatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from secateur.maths import root_mean_square
-
-DerivativeMethod = Literal["double_backward", "central_differences"]
-"""How second derivatives are taken: exactly, or from first derivatives on either side."""
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 Take = Callable[[str, Tensor], object]
 """Called with the name of a tensor and its derivative, which is not to be changed in place."""
 
+# Derivatives of what only looks at a tensor in another way: they go through without the rest of the tensor's gradient.
+_VIEWS = frozenset(
+    f"{kind}Backward0" for kind in ("T", "Transpose", "Permute", "View", "UnsafeView", "ReshapeAlias", "Alias")
+)
+
 
 def stream_gradients(
-    losses: Iterable[Tensor], tensors: Mapping[str, Tensor], take: Take, create_graph: bool = False
+    losses: Iterable[Tensor],
+    tensors: Mapping[str, Tensor],
+    take: Take,
+    create_graph: bool = False,
+    sign: float = 1.0,
 ) -> Generator[int, None, None]:
     """Hand the gradients of each loss to `take`, one tensor at a time, in the order in which they become known.
 
@@ -38,6 +44,7 @@ def stream_gradients(
             zeros.
         take: called once a loss and tensor.
         create_graph: keep the gradients differentiable; those that `take` holds keep their graph.
+        sign: 1, or -1 for the gradients of the negative losses.
 
     Yields:
         The number of each loss, after all of its gradients were taken.
@@ -56,10 +63,13 @@ def stream_gradients(
                 raise ValueError(f"the loss of batch {number} is not differentiable in any of {sorted(tensors)}")
             if create_graph:
                 _refuse_custom_functions(loss)
-            if not _hand_over(loss.reshape(()), tensors, _finite(take, number), number, create_graph):
+            loss = loss if sign > 0 else -loss
+            met = hand_over(loss.reshape(()), tensors, _finite(take, number), number, create_graph)
+            if not met:
                 raise ValueError(f"the loss of batch {number} does not depend on any of {sorted(tensors)}")
             # Else its graph would be alive while the next loss is computed.
             del loss
+            hand_over_zeros({name: tensor for name, tensor in tensors.items() if name not in met}, take)
             yield number
     finally:
         # Contexts that a generator of losses has open must not outlive an error.
@@ -71,28 +81,47 @@ def stream_gradients(
 
 def _finite(take: Take, number: int) -> Take:
     def checked(name: str, gradient: Tensor) -> None:
-        wrong = gradient.numel() - int(torch.isfinite(gradient).sum())
-        if wrong:
+        # Extremes are NaN where anything is, and need no tensor of the gradient's size, as counting does.
+        if gradient.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(gradient.detach()))).all()):
+            wrong = gradient.numel() - int(torch.isfinite(gradient).sum())
             raise ValueError(f"batch {number}: {wrong} values of the gradient of {name!r} are not finite")
         take(name, gradient)
 
     return checked
 
 
-def _hand_over(loss: Tensor, tensors: Mapping[str, Tensor], take: Take, number: int, create_graph: bool) -> bool:
-    """Whether the loss depends on any of the tensors; those that it does not depend on get zeros, last."""
-    met = set()
+def hand_over(
+    loss: Tensor,
+    tensors: Mapping[str, Tensor],
+    take: Take,
+    number: int,
+    create_graph: bool = False,
+    in_shares: bool = False,
+) -> set[str]:
+    """Hand the gradients of one loss to `take`, by the tensors that it depends on.
 
-    def hook(name: str) -> Callable[[Tensor], Tensor]:
-        def taken(gradient: Tensor) -> Tensor:
-            met.add(name)
-            take(name, gradient)
-            # What stays until all others are known is this: one number, seen as a tensor of the gradient's shape.
-            return gradient.new_zeros(()).expand_as(gradient)
+    Args:
+        loss: a scalar, of shape ().
+        tensors: see `stream_gradients`.
+        take: called at most once a tensor.
+        number: of the loss, for errors.
+        create_graph: see `stream_gradients`.
+        in_shares: call `take` for each place where a tensor is used, as soon as what comes from there is known; the
+            gradient is their sum. Else torch holds what comes from the one place until the other is known.
 
-        return taken
+    Returns:
+        The names that were handed over.
 
-    handles = [tensor.register_hook(hook(name)) for name, tensor in tensors.items()]
+    Raises:
+        ValueError: the loss shares its graph with an earlier one.
+    """
+    met: set[str] = set()
+
+    def taken(name: str, gradient: Tensor) -> None:
+        met.add(name)
+        take(name, gradient)
+
+    handles = [*_hooks_on_arrival(loss, tensors, taken, in_shares), *_hooks(tensors, taken)]
     try:
         torch.autograd.grad(loss, list(tensors.values()), create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
@@ -105,10 +134,78 @@ def _hand_over(loss: Tensor, tensors: Mapping[str, Tensor], take: Take, number: 
     finally:
         for handle in handles:
             handle.remove()
+    return met
+
+
+def _hooks(tensors: Mapping[str, Tensor], take: Take) -> list[RemovableHandle]:
+    """Hooks that hand over what comes to a tensor, once all of it is known."""
+
+    def hook(name: str) -> Callable[[Tensor | None], Tensor | None]:
+        def hand(gradient: Tensor | None) -> Tensor | None:
+            if gradient is None:
+                return None
+            take(name, gradient)
+            # What stays until all others are known is this: one number, seen as a tensor of the gradient's shape.
+            return gradient.new_zeros(()).expand_as(gradient)
+
+        return hand
+
+    return [tensor.register_hook(hook(name)) for name, tensor in tensors.items()]
+
+
+def _hooks_on_arrival(
+    loss: Tensor, tensors: Mapping[str, Tensor], take: Take, in_shares: bool
+) -> list[RemovableHandle]:
+    """Hooks that hand over what an operation sends to a tensor, as soon as it is known.
+
+    Torch runs backward what was last run forward. A view of a weight that is made before any layer runs gets its
+    gradient after all layers, whose gradients are then alive together.
+    """
+    leaves = {get_gradient_edge(tensor).node: name for name, tensor in tensors.items() if tensor.is_leaf}
+    ends: dict[Node, dict[int, tuple[str, Sequence[Node]]]] = {}
+    uses: Counter[str] = Counter()
+    for node in graph_of(loss):
+        if _end(node, leaves) is None:
+            found = ((index, _end(parent, leaves)) for index, (parent, _) in enumerate(node.next_functions))
+            ends[node] = {index: end for index, end in found if end is not None}
+            uses.update(name for name, _ in ends[node].values())
+    handles = []
+    for node, each in ends.items():
+        wanted = {index: end for index, end in each.items() if in_shares or uses[end[0]] == 1}
+        if wanted:
+            handles.append(node.register_hook(partial(_hand_on, take, wanted)))
+    return handles
+
+
+def _hand_on(
+    take: Take, ends: Mapping[int, tuple[str, Sequence[Any]]], gradients: tuple[Tensor | None, ...], _: object
+) -> tuple[Tensor | None, ...]:
+    """Take what goes to the ends, through their views; nothing is left for these."""
+    left = list(gradients)
+    for index, (name, views) in ends.items():
+        gradient, left[index] = left[index], None
+        if gradient is not None:
+            for view in views:
+                gradient = view(gradient)
+            take(name, gradient)
+    return tuple(left)
+
+
+def _end(node: Node | None, leaves: Mapping[Node, str]) -> tuple[str, Sequence[Node]] | None:
+    """The leaf that this node alone leads to, and the views on the way, or None."""
+    views = []
+    while node is not None and node not in leaves:
+        if node.name() not in _VIEWS:
+            return None
+        views.append(node)
+        node = node.next_functions[0][0]
+    return None if node is None else (leaves[node], views)
+
+
+def hand_over_zeros(tensors: Mapping[str, Tensor], take: Take) -> None:
+    """Hand a derivative of 0 to `take`, one tensor at a time."""
     for name, tensor in tensors.items():
-        if name not in met:
-            take(name, torch.zeros_like(tensor, requires_grad=False))
-    return bool(met)
+        take(name, torch.zeros_like(tensor, requires_grad=False))
 
 
 def loss_gradients(losses: Iterable[Tensor], tensors: Mapping[str, Tensor]) -> Generator[dict[str, Tensor], None, None]:
@@ -132,11 +229,7 @@ class Mean:
         else:
             self._totals[name] = value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
-    def subtract(self, name: str, value: Tensor) -> None:
-        """The opposite of `add`."""
-        self.add(name, -value)
-
-    def over(self, count: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    def over(self, count: float, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Name -> total of `count` batches, divided by it, in the order of the names. The totals are given away."""
         order = list(self._totals) if names is None else names
         return {name: self._totals.pop(name).div_(count) for name in order}
@@ -165,156 +258,24 @@ def batches_of(stream: Generator[int, None, None]) -> int:
         return sum(1 for _ in stream)
 
 
-def stream_hessian_vector_products(
-    losses: Callable[[], Iterable[Tensor]],
-    tensors: Mapping[str, Tensor],
-    vectors: Mapping[str, Tensor],
-    take: Take,
-    method: DerivativeMethod = "double_backward",
-) -> int:
-    """Hand H v to `take`, one tensor at a time, as shares whose sum over the returned count is that of the mean loss.
-
-    "double_backward" differentiates the gradient times v (Pearlmutter, Fast Exact Multiplication by the Hessian, 1994),
-    loss by loss. It is exact, and needs operations that torch can differentiate twice. Attention by torch's
-    `scaled_dot_product_attention` is computed by plain products meanwhile, which hold all attention maps in memory: its
-    fused kernels have one derivative only. Losses through a custom `autograd.Function` are refused: torch would count
-    the derivative of a backward pass that leaves torch (a rasteriser's) as 0.
-
-    "central_differences" is (gradient(w + h v) - gradient(w - h v)) / 2h, which needs first derivatives only, and holds
-    two copies of the tensors. The step h moves the tensor that moves most, relative to its root mean square, by the
-    cube root of the machine epsilon (0.5 % in float32), which balances rounding against truncation. Tensors are changed
-    in place meanwhile, and given back bit for bit, also when a loss fails. The relative error is about 1e-4 in float32
-    where the loss is smooth.
-
-    Args:
-        losses: called once or twice; each time gives the same losses, of the values that `tensors` hold then.
-        tensors: what to differentiate by; distinct tensors, all of which require a gradient.
-        vectors: name -> v, shaped like the tensors; it may be the tensors, or make what is asked for anew each time.
-        take: see above; what it gets has no graph.
-        method: see above.
-
-    Raises:
-        ValueError: as for `stream_gradients`, or the losses cannot be differentiated twice with "double_backward", or a
-            tensor is given twice.
-    """
-    if len({id(tensor) for tensor in tensors.values()}) != len(tensors):
-        raise ValueError(f"the tensors {sorted(tensors)} must be distinct, but some share one")
-    with torch.enable_grad():
-        if method == "central_differences":
-            _central_differences(losses, tensors, vectors, take)
-            return 1
-        with sdpa_kernel(SDPBackend.MATH):
-            return _double_backward(losses, tensors, vectors, take)
-
-
-def hessian_vector_product(
-    losses: Callable[[], Iterable[Tensor]],
-    tensors: Mapping[str, Tensor],
-    vectors: Mapping[str, Tensor],
-    method: DerivativeMethod = "double_backward",
-) -> dict[str, Tensor]:
-    """Name -> H v, with H the Hessian of the mean loss; arguments and errors as above."""
-    mean = Mean()
-    count = stream_hessian_vector_products(losses, tensors, vectors, mean.add, method)
-    return mean.over(count, tensors)
-
-
-def _double_backward(
-    losses: Callable[[], Iterable[Tensor]], tensors: Mapping[str, Tensor], vectors: Mapping[str, Tensor], take: Take
-) -> int:
-    products: list[Tensor] = []
-
-    def along(name: str, gradient: Tensor) -> None:
-        if gradient.requires_grad:
-            products.append(_Along.apply(gradient, partial(vectors.__getitem__, name)))
-
-    with closing(stream_gradients(losses(), tensors, along, create_graph=True)) as batches:
-        number = -1
-        for number in batches:
-            product = torch.stack(products).sum() if products else None
-            products.clear()
-            _hand_over_curvature(product, tensors, take, number)
-        return number + 1
-
-
-def _hand_over_curvature(product: Tensor | None, tensors: Mapping[str, Tensor], take: Take, number: int) -> None:
-    if product is None:
-        for name, tensor in tensors.items():
-            take(name, torch.zeros_like(tensor, requires_grad=False))
-        return
-    try:
-        _hand_over(product, tensors, take, number, create_graph=False)
-    except RuntimeError as error:
-        # Attention in kernels of its own, and others, have a first derivative only.
-        if "is not implemented" not in str(error):
-            raise
-        raise ValueError(f"{error}: use method='central_differences', or an operation with two derivatives") from error
-
-
-class _Along(torch.autograd.Function):
-    """gradient . v, to be summed with others: its derivative by the gradient is v, which torch would hold or copy."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, vector: Callable[[], Tensor]) -> Tensor:
-        ctx.vector = vector
-        return torch.dot(gradient.flatten(), vector().detach().flatten())
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        return ctx.vector().detach(), None
-
-
 def _refuse_custom_functions(loss: Tensor) -> None:
     """Raise ValueError if the graph of `loss` holds a custom autograd.Function, of Python or of C++."""
     # `once_differentiable` does not help: torch.autograd.grad never reaches the node that would raise.
-    seen, waiting = set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in graph_of(loss):
         if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
             raise ValueError(
                 f"the loss passes through {node.name()}, a custom autograd.Function, and torch cannot tell whether it "
                 "has a second derivative; use method='central_differences'"
             )
-        waiting.extend(parent for parent, _ in node.next_functions)
 
 
-def _central_differences(
-    losses: Callable[[], Iterable[Tensor]], tensors: Mapping[str, Tensor], vectors: Mapping[str, Tensor], take: Take
-) -> None:
-    step = _difference_step(tensors, vectors)
-    if step == 0:
-        _hand_over_curvature(None, tensors, take, 0)
-        return
-    with _restored(tensors) as before:
-        # A vector may be the tensor itself, which moves.
-        fixed = {name: before[name] if vectors[name] is tensor else vectors[name] for name, tensor in tensors.items()}
-        mean = Mean()
-        for move, take_gradient in ((step, mean.add), (-step, mean.subtract)):
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    tensor.copy_(before[name]).add_(fixed[name], alpha=move)
-            count = batches_of(stream_gradients(losses(), tensors, take_gradient))
-    for name, difference in mean.over(count, tensors).items():
-        take(name, difference.div_(2 * step))
-
-
-@contextmanager
-def _restored(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors' values, which they get back afterwards bit for bit."""
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    try:
-        yield before
-    finally:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(before[name])
-
-
-def _difference_step(tensors: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> float:
-    """The step h of w + h v; 0 where v is 0."""
-    moves = [root_mean_square(vectors[name]) / (root_mean_square(w) or 1.0) for name, w in tensors.items()]
-    epsilon = max(torch.finfo(tensor.dtype).eps for tensor in tensors.values())
-    return epsilon ** (1 / 3) / max(moves) if max(moves) > 0 else 0.0
+def graph_of(tensor: Tensor) -> Iterator[Node]:
+    """The nodes that a backward of `tensor` may pass, each once."""
+    seen: set[Node] = set()
+    waiting = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(parent for parent, _ in node.next_functions)

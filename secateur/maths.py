@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+_PIECE = 1 << 18
+"""Values that are squared at a time."""
 
 
 def reject_nan(scores: Tensor, what: str = "scores") -> None:
@@ -104,7 +107,10 @@ def sample_without_replacement(
 
 def root_mean_square(values: Float[Tensor, "*shape"]) -> float:
     """The root of the mean of the squares; 0 for no values."""
-    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0
+    if not values.numel():
+        return 0.0
+    pieces = (piece.double() for piece in values.detach().reshape(-1).split(_PIECE))
+    return float(torch.stack([torch.dot(piece, piece) for piece in pieces]).sum() / values.numel()) ** 0.5
 
 
 def mean_tensors(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -138,10 +144,12 @@ def straight_through(forward: Float[Tensor, "*shape"], backward: Float[Tensor, "
     return forward.detach() + (backward - backward.detach())
 
 
-def rademacher(like: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """Independent signs, -1 or +1 with equal chance, of the shape, dtype and device of `like`.
+def rademacher(
+    like: Float[Tensor, "*shape"], generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Shaped[Tensor, "*shape"]:
+    """Independent signs, -1 or +1 with equal chance, of the shape, dtype and device of `like`, or of another dtype.
 
     Drawn on the generator's device, so that a CPU generator gives the same signs to tensors of every device.
     """
-    bits = torch.randint(0, 2, like.shape, generator=generator, device=generator.device)
-    return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
+    bits = torch.randint(0, 2, like.shape, generator=generator, device=generator.device, dtype=torch.int8)
+    return bits.mul_(2).sub_(1).to(device=like.device, dtype=dtype or like.dtype)

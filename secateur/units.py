@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -121,22 +121,81 @@ class UnitSums:
         self._totals: Scores = {}
 
     def add(self, name: str, elements: Tensor) -> None:
-        """The scores of one parameter's elements."""
-        for group, member in self._owners.get(name, ()):
-            units = _over_rows(elements, group, member)
-            self._totals[group.name] = self._totals[group.name] + units if group.name in self._totals else units
+        """The scores of one parameter's elements, or a share of them. They are given away: sums may take their place.
 
-    def take(self) -> Scores:
+        Args:
+            name: of the parameter.
+            elements: shaped like it.
+        """
+        for group, member in self._owners.get(name, ()):
+            units, total = _over_rows(elements, group, member), self._totals.get(group.name)
+            if total is None:
+                # One tensor must not become the sums of two groups.
+                shared = units is elements and len(self._owners[name]) > 1
+                self._totals[group.name] = units.clone() if shared else units
+            elif torch.promote_types(total.dtype, units.dtype) == total.dtype:
+                total.add_(units)
+            else:
+                self._totals[group.name] = total + units
+
+    def take(self, partly: bool = False) -> Scores:
         """(size,) sums of each group since the last time.
+
+        Args:
+            partly: leave out groups that got none.
 
         Raises:
             ValueError: a group got none.
         """
-        without = next((group.name for group in self._groups if group.name not in self._totals), None)
+        return {group.name: self.pop(group.name) for group in self._groups if group.name in self._totals or not partly}
+
+    def pop(self, group: str) -> Tensor:
+        """(size,) sums of one group since the last time.
+
+        Raises:
+            ValueError: it got none.
+        """
+        if group not in self._totals:
+            raise ValueError(f"no element scores for any parameter of group {group!r}")
+        return self._totals.pop(group)
+
+
+class WholeUnitSums:
+    """`UnitSums` that hands over the sums of a group, and lets them go, as soon as all of its parameters have come.
+
+    Args:
+        groups: the units to score.
+        params: names of the parameters whose scores come, each once before any comes again.
+        take: called with the name of a group and its (size,) sums, which are given away.
+
+    Raises:
+        ValueError: a group owns rows of none of these parameters.
+    """
+
+    def __init__(
+        self, groups: Sequence[UnitGroup], params: Collection[str], take: Callable[[str, Tensor], object]
+    ) -> None:
+        self._sums, self._take = UnitSums(groups), take
+        self._awaited = {
+            group.name: {member.param for member in group.members if member.param in params} for group in groups
+        }
+        without = next((name for name, awaited in self._awaited.items() if not awaited), None)
         if without is not None:
             raise ValueError(f"no element scores for any parameter of group {without!r}")
-        totals, self._totals = self._totals, {}
-        return {group.name: totals[group.name] for group in self._groups}
+        self._left = {name: len(awaited) for name, awaited in self._awaited.items()}
+        self._readers: dict[str, list[str]] = {}
+        for group, awaited in self._awaited.items():
+            for name in awaited:
+                self._readers.setdefault(name, []).append(group)
+
+    def add(self, name: str, elements: Tensor) -> None:
+        """The scores of one parameter's elements, given away."""
+        self._sums.add(name, elements)
+        for group in self._readers.get(name, ()):
+            self._left[group] -= 1
+            if not self._left[group]:
+                self._left[group] = len(self._awaited[group])
+                self._take(group, self._sums.pop(group))
 
 
 def _over_rows(elements: Tensor, group: UnitGroup, member: Member) -> Tensor:

@@ -14,25 +14,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from secateur.derivatives import (
-    DerivativeMethod,
-    Mean,
-    Take,
-    batches_of,
-    stream_gradients,
-    stream_hessian_vector_products,
-)
-from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
+from secateur.derivatives import Mean, Take, batches_of, stream_gradients
+from secateur.hessian_products import DerivativeMethod, TakeShare, stream_hessian_vector_products
+from secateur.importance.objective import Objective, differentiable, mask_of_ones, only_masks, required
 from secateur.maths import rademacher, root_mean_square
-from secateur.units import Prunable, Scores, UnitSums
+from secateur.units import Prunable, Scores, UnitGroup, UnitSums
 
 
 class SecondOrder(ABC):
     """A criterion that shares w^T H w among the elements: a unit's score is half of what its elements get."""
 
     @abstractmethod
-    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
-        """Hand each element's part of w^T H w to `take`, parameter by parameter, in shares.
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> float:
+        """Hand each element's part of w^T H w to `take`, parameter by parameter, in shares, which are given away.
 
         Returns:
             by how much their sum is to be divided.
@@ -42,7 +36,7 @@ class SecondOrder(ABC):
         """(size,) scores of each group: the change of the mean loss, estimated."""
         sums = UnitSums(target.groups())
         count = self.stream(target, required(calibration, self), sums.add)
-        return {name: value * (0.5 / count) for name, value in sums.take().items()}
+        return {name: value.mul_(0.5 / count) for name, value in sums.take().items()}
 
     def quadratic(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
         """Parameter name -> the part of w^T H w of each element, shaped like the parameter."""
@@ -65,7 +59,7 @@ class Fisher(SecondOrder):
 
     params: tuple[str, ...] | None = None
 
-    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> float:
         with differentiable(target, self.params) as tensors:
             return batches_of(
                 stream_gradients(
@@ -102,10 +96,11 @@ class HessianDiagonal(SecondOrder):
     def __post_init__(self) -> None:
         _check_samples(self.samples)
 
-    def stream_diagonal(self, target: Prunable, objective: Objective, take: Take) -> int:
-        """Hand estimates of H_ii of the mean loss to `take`, parameter by parameter, in shares of the returned count.
+    def stream_diagonal(self, target: Prunable, objective: Objective, take: TakeShare) -> float:
+        """Hand estimates of H_ii of the mean loss to `take`, parameter by parameter, in shares of the returned number.
 
-        Besides what `take` makes of them, a byte an element is held: the probe's signs.
+        With them come the parameters' values; the shares are given away. Besides what `take` makes of them, a byte an
+        element is held: the probe's signs.
         """
         with differentiable(target, self.params) as tensors:
             scales = {name: root_mean_square(tensor) or 1.0 for name, tensor in tensors.items()}
@@ -114,17 +109,18 @@ class HessianDiagonal(SecondOrder):
     def diagonal(self, target: Prunable, objective: Objective) -> dict[str, Tensor]:
         """Parameter name -> estimated H_ii of the mean loss, shaped like the parameter."""
         mean = Mean()
-        return mean.over(self.stream_diagonal(target, objective, mean.add))
+        return mean.over(self.stream_diagonal(target, objective, lambda name, share, _: mean.add(name, share)))
 
-    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
-        tensors = target.tensors()
-        if self.absolute:
-            for name, value in self.diagonal(target, objective).items():
-                take(name, value.abs_().mul_(tensors[name].detach().square()))
-            return 1
-        return self.stream_diagonal(
-            target, objective, lambda name, value: take(name, value * tensors[name].detach().square())
-        )
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> float:
+        if not self.absolute:
+            return self.stream_diagonal(
+                target, objective, lambda name, share, value: take(name, share.mul_(value).mul_(value))
+            )
+        tensors, diagonal = target.tensors(), self.diagonal(target, objective)
+        for name in list(diagonal):
+            value = tensors[name].detach()
+            take(name, diagonal.pop(name).abs_().mul_(value).mul_(value))
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -142,14 +138,13 @@ class HessianProduct(SecondOrder):
     method: DerivativeMethod = "double_backward"
     params: tuple[str, ...] | None = None
 
-    def stream(self, target: Prunable, objective: Objective, take: Take) -> int:
+    def stream(self, target: Prunable, objective: Objective, take: Take) -> float:
         with differentiable(target, self.params) as tensors:
-            # Differences move the tensors while the products are taken, so that those are handed over afterwards.
             return stream_hessian_vector_products(
                 lambda: objective.losses(target),
                 tensors,
                 tensors,
-                lambda name, product: take(name, product * tensors[name].detach()),
+                lambda name, share, value: take(name, share * value),
                 self.method,
             )
 
@@ -169,15 +164,26 @@ class HessianTrace:
 
     def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
         """(size,) scores of each group."""
-        traces, squares, sizes = (UnitSums(target.groups()) for _ in range(3))
-        count = self.hessian.stream_diagonal(target, required(calibration, self), traces.add)
-        for name in dict.fromkeys(self.hessian.params or target.tensors()):
-            tensor = target.tensors()[name].detach()
-            if tensor.is_floating_point() and tensor.numel():
-                squares.add(name, tensor.square())
-                sizes.add(name, tensor.new_ones(()).expand_as(tensor))
-        energies, elements = squares.take(), sizes.take()
-        return {name: trace / (2 * count * elements[name]) * energies[name] for name, trace in traces.take().items()}
+        groups, sums = target.groups(), UnitSums(target.groups())
+        count = self.hessian.stream_diagonal(
+            target, required(calibration, self), lambda name, share, _: sums.add(name, share)
+        )
+        traces = sums.take()
+        return {group.name: self._spread(traces.pop(group.name), target, group).div_(count) for group in groups}
+
+    def _spread(self, trace: Tensor, target: Prunable, group: UnitGroup) -> Tensor:
+        """(size,) trace / (2 p) * squared norm, in the trace's place."""
+        tensors, energies, elements = target.tensors(), UnitSums([group]), 0
+        counted = set(tensors if self.hessian.params is None else self.hessian.params)
+        for member in group.members:
+            if member.param in counted and tensors[member.param].is_floating_point():
+                tensor = tensors[member.param].detach()
+                rows = 1 if member.rows is None else member.rows.shape[1]
+                elements += rows * tensor.numel() // tensor.shape[member.dim]
+        for name in dict.fromkeys(member.param for member in group.members):
+            if name in counted and tensors[name].is_floating_point():
+                energies.add(name, tensors[name].detach().square())
+        return trace.mul_(energies.pop(group.name)).div_(2 * elements)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,11 @@ class MaskHessian:
                 yield from objective.losses(target)
 
         mean = Mean()
-        return mean.over(_stream_probes(self, losses, masks, dict.fromkeys(masks, 1.0), mean.add), masks)
+        with only_masks(target):
+            count = _stream_probes(
+                self, losses, masks, dict.fromkeys(masks, 1.0), lambda name, share, _: mean.add(name, share)
+            )
+        return mean.over(count, masks)
 
     def score(self, target: Prunable, calibration: Objective | None = None) -> Scores:
         """(size,) scores of each group: the change of the mean loss, estimated."""
@@ -223,16 +233,16 @@ def _stream_probes(
     losses: Callable[[], Iterable[Tensor]],
     tensors: Mapping[str, Tensor],
     scales: Mapping[str, float],
-    take: Take,
-) -> int:
-    """Hand v (H v) / scale^2 of probes v of signs times scale to `take`; returns the number of shares."""
+    take: TakeShare,
+) -> float:
+    """Hand v (H v) / scale^2 of probes v of signs times scale to `take`; returns by how much to divide their sum."""
     generator = torch.Generator().manual_seed(how.seed)
-    count = 0
+    divisor = 0.0
     for _ in range(how.samples):
-        signs = {name: rademacher(tensor, generator).to(torch.int8) for name, tensor in tensors.items()}
+        signs = {name: rademacher(tensor, generator, torch.int8) for name, tensor in tensors.items()}
         probes = _Probes(signs, tensors, scales)
-        count += stream_hessian_vector_products(losses, tensors, probes, partial(probes.divide, take), how.method)
-    return count
+        divisor += stream_hessian_vector_products(losses, tensors, probes, partial(probes.divide, take), how.method)
+    return divisor
 
 
 @dataclass(frozen=True)
@@ -252,9 +262,9 @@ class _Probes(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.signs)
 
-    def divide(self, take: Take, name: str, product: Tensor) -> None:
+    def divide(self, take: TakeShare, name: str, product: Tensor, value: Tensor) -> None:
         """Hand v (H v) / scale^2 to `take`."""
-        take(name, self[name].mul_(product).div_(self.scales[name] ** 2))
+        take(name, self[name].mul_(product).div_(self.scales[name] ** 2), value)
 
 
 def _check_samples(samples: int) -> None:

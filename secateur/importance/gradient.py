@@ -6,17 +6,16 @@ that becomes one number over the batches.
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from secateur.derivatives import Mean, mean_over_losses, stream_gradients
+from secateur.derivatives import Mean, batches_of, mean_over_losses, stream_gradients
 from secateur.importance.curvature import MaskHessian, SecondOrder
-from secateur.importance.objective import Objective, differentiable, mask_of_ones, required
-from secateur.units import Prunable, Scores, UnitSums
+from secateur.importance.objective import Objective, differentiable, mask_of_ones, only_masks, required
+from secateur.units import Prunable, Scores, UnitSums, WholeUnitSums
 
 Reduce = Literal["abs", "square", "signed"]
 """What is averaged over the batches: |change|, change^2, or the change itself."""
@@ -55,24 +54,43 @@ class Taylor:
             ValueError: there is no objective, or it fails (see `secateur.derivatives.stream_gradients`).
         """
         objective = required(calibration, self)
-        quadratic = {} if self.second is None else self.second.quadratic(target, objective)
-        sums, mean, count = UnitSums(target.groups()), Mean(), 0
+        quadratic, halves = self._second_order(target, objective)
+        mean = Mean()
 
-        def take(name: str, gradient: Tensor) -> None:
-            change = gradient * -tensors[name].detach()
+        def change(name: str, gradient: Tensor) -> None:
+            elements = (gradient * tensors[name].detach()).neg_()
             if name in quadratic:
-                change.add_(quadratic[name], alpha=0.5)
-            sums.add(name, change.abs_() if self.reduce == "elements" else change)
+                elements.add_(quadratic[name], alpha=0.5)
+            sums.add(name, elements.abs_() if self.reduce == "elements" else elements)
 
-        with (
-            differentiable(target, self.params) as tensors,
-            closing(stream_gradients(objective.losses(target), tensors, take)) as batches,
-        ):
-            for _ in batches:
-                count += 1
-                for name, change in sums.take().items():
-                    mean.add(name, _reduced(change, self.reduce))
-        return mean.over(count)
+        def reduce(group: str, change: Tensor) -> None:
+            if group in halves:
+                change.add_(halves[group])
+            mean.add(group, _reduced(change, self.reduce))
+
+        with differentiable(target, self.params) as tensors:
+            sums = WholeUnitSums(target.groups(), tensors, reduce)
+            count = batches_of(stream_gradients(objective.losses(target), tensors, change))
+        return mean.over(count, [group.name for group in target.groups()])
+
+    def _second_order(self, target: Prunable, objective: Objective) -> tuple[dict[str, Tensor], Scores]:
+        """w^T H w of each element, by parameter, where absolute values are taken of elements; else half of each unit's.
+
+        Sums of units are far fewer numbers, unless units are single elements.
+        """
+        if self.second is None:
+            return {}, {}
+        if self.reduce == "elements":
+            return self.second.quadratic(target, objective), {}
+        counted = set(target.tensors() if self.params is None else self.params)
+        sums = UnitSums(target.groups())
+
+        def add(name: str, share: Tensor) -> None:
+            if name in counted:
+                sums.add(name, share)
+
+        count = self.second.stream(target, objective, add)
+        return {}, {group: value.mul_(0.5 / count) for group, value in sums.take(partly=True).items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class MaskTaylor:
         def change(name: str, gradient: Tensor) -> Tensor:
             return _reduced(0.5 * curvature.get(name, 0.0) - gradient, self.reduce)
 
-        with torch.enable_grad(), target.masked(masks):
+        with torch.enable_grad(), only_masks(target), target.masked(masks):
             return mean_over_losses(objective.losses(target), masks, change)
 
 
@@ -118,5 +136,5 @@ def _check_reduce(reduce: str, known: tuple[str, ...]) -> None:
 
 def _reduced(change: Tensor, reduce: str) -> Tensor:
     if reduce == "abs":
-        return change.abs()
-    return change.square() if reduce == "square" else change
+        return change.abs_()
+    return change.square_() if reduce == "square" else change

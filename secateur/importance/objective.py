@@ -138,6 +138,19 @@ def differentiable(target: Prunable, params: Sequence[str] | None = None) -> Ite
             tensor.requires_grad_(False)
 
 
+@contextmanager
+def only_masks(target: Prunable) -> Iterator[None]:
+    """While the context is open, the target's tensors require no gradient: graphs hold what masks need, and no more."""
+    held = [tensor for tensor in target.tensors().values() if tensor.requires_grad and tensor.is_leaf]
+    try:
+        for tensor in held:
+            tensor.requires_grad_(False)
+        yield
+    finally:
+        for tensor in held:
+            tensor.requires_grad_(True)
+
+
 def mask_of_ones(target: Prunable) -> dict[str, Tensor]:
     """Group name -> (size,) ones that require a gradient, with the dtype and device of what the group's units own."""
     tensors = target.tensors()

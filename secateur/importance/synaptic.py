@@ -15,13 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocation import Budget
-from secateur.derivatives import (
-    DerivativeMethod,
-    batches_of,
-    mean_over_losses,
-    stream_gradients,
-    stream_hessian_vector_products,
-)
+from secateur.derivatives import batches_of, mean_over_losses, stream_gradients
+from secateur.granularity import Weights
+from secateur.hessian_products import DerivativeMethod, stream_hessian_vector_products
 from secateur.importance.objective import Objective, differentiable, required
 from secateur.selection import keep_top
 from secateur.units import Keep, Prunable, Scores, UnitSums
@@ -48,6 +44,9 @@ class SynFlow:
     Units that a round removed score below 0, the earlier the lower, and kept ones at least 0; so that the best `share`
     of all are what the rounds kept, for every smaller `share` the last round's scores decide.
 
+    Besides the scores, which for single weights are a copy of them, a byte a weight is held and the gradients of one
+    layer; in several rounds of single weights a copy too, for those that rounds removed are 0 meanwhile.
+
     Args:
         input_shape: of one input, with the batch's dimension of 1 first.
         share: of the units that is kept in the end: that of the budget.
@@ -72,30 +71,32 @@ class SynFlow:
 
         module = _module_of(target, self)
         groups = target.groups()
-        keep: Keep | None = None
-        gone: Scores = {}
-        with absolute(module), evaluating(module), torch.enable_grad():
+        fate = _Fate(self.rounds)
+        weights = target if isinstance(target, Weights) else None
+        scores: Scores = {}
+        with (
+            absolute(module, keep_values=weights is not None and self.rounds > 1),
+            evaluating(module),
+            torch.enable_grad(),
+        ):
             for number in range(1, self.rounds + 1):
-                scores = self._flow(target, keep)
-                if keep is not None:
-                    scores = {name: torch.where(keep[name], value, gone[name]) for name, value in scores.items()}
-                budget = Budget(share=self.share ** (number / self.rounds))
-                left = keep_top(scores, groups, budget)
-                for name, mask in left.items():
-                    removed = ~mask if keep is None else keep[name] & ~mask
-                    fresh = torch.full_like(scores[name], float(number - self.rounds - 1))
-                    gone[name] = torch.where(removed, fresh, gone[name]) if name in gone else fresh
-                keep = left
-        assert keep is not None
-        return {name: torch.where(keep[name], value, gone[name]) for name, value in scores.items()}
+                scores.clear()
+                scores |= fate.written_into(self._flow(target, {} if weights is not None else fate.masks()))
+                left = keep_top(scores, groups, Budget(share=self.share ** (number / self.rounds)))
+                fate.remove(left, number)
+                if weights is not None and number < self.rounds:
+                    # For weights a mask would be a copy, and what it masks another.
+                    weights.write_zeros(left)
+                del left
+        return fate.written_into(scores)
 
-    def _flow(self, target: Network, keep: Keep | None) -> Scores:
+    def _flow(self, target: Network, masks: Keep) -> Scores:
         sums = UnitSums(target.groups())
         with differentiable(target) as tensors:
             like = next(iter(tensors.values()))
             ones = torch.ones(self.input_shape, dtype=like.dtype, device=like.device)
-            masks = {} if keep is None else {name: mask.to(like) for name, mask in keep.items()}
-            with target.masked(masks) if masks else nullcontext():
+            soft = {name: mask.to(like) for name, mask in masks.items()}
+            with target.masked(soft) if soft else nullcontext():
                 flow = (target(ones).sum() for _ in range(1))
                 batches_of(
                     stream_gradients(
@@ -103,6 +104,34 @@ class SynFlow:
                     )
                 )
         return sums.take()
+
+
+class _Fate:
+    """In which round each unit was removed: a byte a unit (two for more than 255 rounds), 0 where it stays."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.removed: dict[str, Tensor] = {}
+
+    def masks(self) -> Keep:
+        """(size,) bool of each group: which stay; nothing before the first round."""
+        return {name: removed == 0 for name, removed in self.removed.items()}
+
+    def remove(self, left: Keep, number: int) -> None:
+        """Note what this round removed of what was left before it."""
+        for name, mask in left.items():
+            if name not in self.removed:
+                dtype = torch.uint8 if self.rounds < 256 else torch.int32
+                self.removed[name] = torch.zeros_like(mask, dtype=dtype)
+            removed = self.removed[name]
+            removed.masked_fill_((removed == 0).logical_and_(~mask), number)
+
+    def written_into(self, scores: Scores) -> Scores:
+        """The scores, with those of removed units below 0, the earlier the lower."""
+        for name, removed in self.removed.items():
+            score = scores[name]
+            torch.where(removed == 0, score, removed.to(score).sub_(self.rounds + 1), out=score)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -113,6 +142,8 @@ class GraSP:
     removal changes the gradient flow by S = -w H g; what raises it most goes first, so the score is -S. H and g are
     those of the mean loss over the calibration. The released code divides logits by a temperature of 200, which belongs
     into the objective.
+
+    One copy of the parameters is held, g, and H g of one of them at a time; scores of single weights are another copy.
 
     Args:
         method: how H g is taken.
@@ -137,24 +168,33 @@ class GraSP:
                 lambda: objective.losses(target),
                 tensors,
                 vectors,
-                lambda name, curved: sums.add(name, curved * tensors[name].detach()),
+                lambda name, share, value: sums.add(name, share * value),
                 self.method,
+                vectors.pop,
             )
-        return {name: value / count for name, value in sums.take().items()}
+        return {name: value.div_(count) for name, value in sums.take().items()}
 
 
 @contextmanager
-def absolute(module: nn.Module) -> Iterator[None]:
-    """While the context is open, floating-point parameters and buffers are absolute; afterwards what they were."""
+def absolute(module: nn.Module, keep_values: bool = False) -> Iterator[None]:
+    """While the context is open, floating-point parameters and buffers are absolute; afterwards what they were.
+
+    Args:
+        module: its tensors change in place.
+        keep_values: give values back that change meanwhile, too: a copy is held, instead of a byte an element.
+    """
     state = [t.detach() for t in chain(module.parameters(), module.buffers()) if t.is_floating_point()]
-    negative = [tensor.signbit() for tensor in state]
+    before = [tensor.clone() if keep_values else tensor.signbit() for tensor in state]
     try:
         for tensor in state:
             tensor.abs_()
         yield
     finally:
-        for tensor, sign in zip(state, negative, strict=True):
-            torch.where(sign, -tensor, tensor, out=tensor)
+        for tensor, held in zip(state, before, strict=True):
+            if keep_values:
+                tensor.copy_(held)
+            else:
+                torch.where(held, -tensor, tensor, out=tensor)
 
 
 def _module_of(target: Network, criterion: object) -> nn.Module:

@@ -1,23 +1,15 @@
-"""Gradients and Hessian-vector products of losses that come batch by batch."""
+"""Gradients of losses that come batch by batch."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from secateur.derivatives import (
-    DerivativeMethod,
-    Mean,
-    hessian_vector_product,
-    loss_gradients,
-    mean_over_losses,
-    stream_gradients,
-)
+from secateur.derivatives import Mean, loss_gradients, mean_over_losses, stream_gradients
 from tests.contracts import assert_same
 
 
@@ -60,120 +52,39 @@ def test_a_tensor_that_a_loss_does_not_use_gets_zeros_and_no_hook_stays() -> Non
     assert tensors["used"].grad is not None and tensors["used"].grad.tolist() == [1.0, 1.0]
 
 
-def curved(dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor], Callable[[Mapping[str, Tensor]], Tensor]]:
-    """Parameters of very different sizes, vectors, and a smooth loss in which they interact."""
-    generator = torch.Generator().manual_seed(0)
-    scales = {"large": 40.0, "small": 0.02, "zero": 0.0}
-    tensors = {
-        name: (scale * torch.randn(4, 3, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
-        for name, scale in scales.items()
+def test_gradients_of_views_that_were_all_made_first_are_let_go_too() -> None:
+    """Torch would run the views' derivatives last: all gradients of the layers would wait for them."""
+    flat = {
+        str(index): torch.randn(64, generator=torch.Generator().manual_seed(index)).requires_grad_()
+        for index in range(4)
     }
-    vectors = {
-        name: ((scale or 1.0) * torch.randn(4, 3, generator=generator, dtype=torch.float64)).to(dtype)
-        for name, scale in scales.items()
-    }
+    twice = flat["3"]
+    views = [each.view(8, 8).T for each in flat.values()]
+    hidden = torch.ones(3, 8)
+    for view in views:
+        hidden = torch.tanh(hidden @ view)
+    loss = hidden.sum() + twice.square().sum()
+    expected = dict(zip(flat, torch.autograd.grad(loss, list(flat.values()), retain_graph=True), strict=True))
+    seen: dict[str, Tensor] = {}
+    alive: list[weakref.ref[Tensor]] = []
 
-    def loss(at: Mapping[str, Tensor]) -> Tensor:
-        mixed = at["large"] / 40 + torch.sin(at["small"] * 50) + at["zero"]
-        return (torch.tanh(mixed) ** 2).sum() + (mixed[:2] * mixed[2:]).sum() ** 2
+    def take(name: str, gradient: Tensor) -> None:
+        assert not any(one() is not None for one in alive)
+        alive.append(weakref.ref(gradient.untyped_storage()))
+        assert name not in seen
+        seen[name] = gradient.clone()
 
-    return tensors, vectors, loss
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_hessian_vector_products_agree_with_the_dense_hessian(dtype: torch.dtype) -> None:
-    tensors, vectors, loss = curved(dtype)
-    names = list(tensors)
-
-    def joint(flat: Tensor) -> Tensor:
-        return loss(dict(zip(names, flat.reshape(3, 4, 3), strict=True)))
-
-    flat = torch.stack([tensors[name].detach().double() for name in names]).flatten()
-    dense = torch.autograd.functional.hessian(joint, flat)
-    expected = (dense @ torch.stack([vectors[name].double() for name in names]).flatten()).reshape(3, 4, 3)
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    tolerances = {torch.float32: (1e-5, 2e-3), torch.float64: (1e-12, 1e-7)}[dtype]
-    methods: tuple[DerivativeMethod, ...] = ("double_backward", "central_differences")
-    for method, tolerance in zip(methods, tolerances, strict=True):
-        products = hessian_vector_product(lambda: [loss(tensors), loss(tensors)], tensors, vectors, method)
-        for name, exact in zip(names, expected, strict=True):
-            assert float((products[name].double() - exact).norm() / exact.norm()) < tolerance, (method, name)
-            assert not products[name].requires_grad and tensors[name].grad is None
-        assert_same(before, {name: tensor.detach() for name, tensor in tensors.items()})
+    assert list(stream_gradients([loss], flat, take)) == [0]
+    # What is used twice is known once both uses are.
+    assert list(seen) == ["2", "1", "0", "3"]
+    assert_same({name: seen[name] for name in expected}, expected)
 
 
-def test_differences_give_tensors_back_bit_for_bit_even_after_an_error() -> None:
-    tensors = {"w": torch.tensor([1e-30, 3.0, -0.0, 1e30]).requires_grad_()}
-    before = tensors["w"].detach().clone()
-    seen = []
-
-    def fails() -> Iterator[Tensor]:
-        seen.append(tensors["w"].detach().clone())
-        yield tensors["w"].sum() * (torch.inf if len(seen) == 2 else 1.0)
-
-    with pytest.raises(ValueError, match="batch 0 must be one finite number"):
-        hessian_vector_product(fails, tensors, {"w": torch.ones(4)}, "central_differences")
-    assert len(seen) == 2 and not torch.equal(seen[0], before)
-    assert_same(tensors["w"].detach(), before)
-
-
-@pytest.mark.parametrize("method", ["double_backward", "central_differences"])
-def test_no_curvature_and_no_direction_give_zeros(method: DerivativeMethod) -> None:
-    tensors = {"w": torch.tensor([1.0, 2.0]).requires_grad_(), "unused": torch.ones(2).requires_grad_()}
-    ones = {name: torch.ones(2) for name in tensors}
-    linear = hessian_vector_product(lambda: [3 * tensors["w"].sum()], tensors, ones, method)
-    nowhere = {name: torch.zeros(2) for name in tensors}
-    still = hessian_vector_product(lambda: [tensors["w"].square().sum()], tensors, nowhere, method)
-    for products in (linear, still):
-        assert all(not products[name].any() for name in tensors)
-
-
-def test_operations_without_a_second_derivative_are_refused_by_name() -> None:
-    q = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-
-    def distances() -> list[Tensor]:
-        return [torch.pdist(q).square().sum()]
-
-    def custom() -> list[Tensor]:
-        return [Doubled.apply(q).square().sum()]
-
-    for losses, what in ((distances, "_pdist_backward"), (custom, "DoubledBackward")):
-        with pytest.raises(ValueError, match=rf"{what}.*central_differences"):
-            hessian_vector_product(losses, {"q": q}, {"q": torch.ones_like(q)})
-    products = hessian_vector_product(custom, {"q": q}, {"q": torch.ones_like(q)}, "central_differences")["q"]
-    torch.testing.assert_close(products, torch.full_like(q, 8.0), rtol=1e-3, atol=0)
-
-
-def test_attention_is_differentiated_twice_whatever_its_kernel() -> None:
-    q = torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
-    v = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-    def fused(x: Tensor) -> Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(x, x, 2 * x).square().sum()
-
-    def plain(x: Tensor) -> Tensor:
-        return ((x @ x.mT / 3**0.5).softmax(-1) @ (2 * x)).square().sum()
-
-    product = hessian_vector_product(lambda: [fused(q)], {"q": q}, {"q": v})["q"]
-    torch.testing.assert_close(product, torch.autograd.functional.hvp(plain, q, v)[1])
-
-
-class Doubled(torch.autograd.Function):
-    """2 x, with a backward pass that leaves torch."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, incoming: Tensor) -> Tensor:
-        return torch.from_numpy(2 * incoming.detach().numpy())
-
-
-def test_a_tensor_must_not_be_given_twice() -> None:
-    w = torch.ones(2, requires_grad=True)
-    with pytest.raises(ValueError, match="distinct"):
-        hessian_vector_product(lambda: [w.square().sum()], {"a": w, "b": w}, {"a": w, "b": w})
+def test_gradients_of_negative_losses() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    found: dict[str, Tensor] = {}
+    assert list(stream_gradients([w.square().sum()], {"w": w}, found.__setitem__, sign=-1.0)) == [0]
+    assert found["w"].tolist() == [-2.0, -4.0]
 
 
 def test_contexts_of_the_losses_are_closed_when_what_is_measured_fails() -> None:

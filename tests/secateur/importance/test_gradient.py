@@ -151,6 +151,14 @@ def test_second_order_is_the_exact_change_on_a_diagonal_quadratic() -> None:
     torch.testing.assert_close(elements, removal_changes(one, loss).abs())
 
 
+def test_the_second_order_of_chosen_parameters_is_theirs_alone() -> None:
+    target, data, second = network(), regression(), HessianProduct()
+    first_order = Taylor("signed", params=("second",)).score(target, data)["layer.hidden"]
+    shares = second.quadratic(target, data)["second"].sum(dim=0)
+    both = Taylor("signed", second=second, params=("second",)).score(target, data)["layer.hidden"]
+    torch.testing.assert_close(both, first_order + 0.5 * shares)
+
+
 def test_second_order_masks_are_the_exact_change_on_any_quadratic() -> None:
     hessian, minimum = random_quadratic(12)
     target = Weights(torch.randn(12, generator=generator(3), dtype=torch.float64), 3)

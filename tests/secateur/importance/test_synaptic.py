@@ -83,6 +83,24 @@ def test_the_best_are_what_the_rounds_kept() -> None:
         assert bool((scores[name][mask] >= 0).all()) and bool((scores[name][~mask] < 0).all())
 
 
+class Masked:
+    """Weights that are masked as any network is, where SynFlow writes zeros."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights, self.module = weights, weights.module
+        self.tensors, self.groups, self.masked = weights.tensors, weights.groups, weights.masked
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.weights(*inputs)
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 300])
+def test_weights_that_a_round_removed_are_as_good_as_masked(rounds: int) -> None:
+    criterion = SynFlow((1, 6), 0.2, rounds)
+    expected = criterion.score(Masked(Weights(rectifier())))  # type: ignore[arg-type]
+    assert_same(criterion.score(Weights(rectifier())), expected)
+
+
 def gradient_flow(target: Any, objective: Any) -> float:
     total = 0.0
     tensors = {name: t for name, t in target.tensors().items() if t.is_floating_point()}
