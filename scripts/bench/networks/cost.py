@@ -16,11 +16,13 @@ from networks.settings import Settings
 from secateur.console import Report
 
 HOW = (
-    "A plain network (784, width, width, width, width, 10) with ReLUs and one batch of 16 pictures of noise; every "
+    "A plain network (784, width, width, width, width, 10) with ReLUs and two batches of 16 pictures of noise; every "
     "scorer once, in a process of its own. seconds: to score, with the unit map made, after scoring a small network. "
-    "copies: the most memory that scoring took above the network and what had been loaded, over the bytes of the "
-    "network's parameters; it holds the scores, which for single weights are one copy themselves. SynFlow takes one "
-    "round and estimated Hessians one probe; more of them multiply the time, not the memory."
+    "In bytes of the network's parameters, copies: the most memory that scoring took above the network and what had "
+    "been loaded; it holds the scores, answer_copies, which for single weights are a copy themselves, or two where "
+    "they are float64; working_copies: the rest; alive_copies: all with the network itself. The largest of its layers "
+    "is a third of a copy. Small networks are little beside torch's own buffers, which count. SynFlow takes two rounds "
+    "and estimated Hessians one probe; more of them multiply the time, not the memory."
 )
 
 

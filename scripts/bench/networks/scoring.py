@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from meters import peak_bytes_above, timed
 from torch import Tensor, nn
 
@@ -44,9 +45,9 @@ from secateur.importance import (
 )
 from secateur.surgery import Network, trace
 from secateur.surgery.cost import count_bytes, count_params
-from secateur.units import Criterion
+from secateur.units import Criterion, Scores
 
-INPUTS, OUTPUTS, LAYERS, BATCH = 784, 10, 3, 16
+INPUTS, OUTPUTS, LAYERS, BATCH, BATCHES = 784, 10, 3, 16, 2
 
 _ANY: dict[str, Criterion] = {
     "random": Random(),
@@ -58,7 +59,7 @@ _ANY: dict[str, Criterion] = {
     "Hessian diagonal": HessianDiagonal(1),
     "Hessian product": HessianProduct(),
     "GraSP": GraSP(),
-    "SynFlow": SynFlow((1, INPUTS), 0.5, 1),
+    "SynFlow": SynFlow((1, INPUTS), 0.5, 2),
     "Wanda": Wanda(),
 }
 SCORERS: dict[str, dict[str, Criterion]] = {
@@ -85,12 +86,13 @@ PEER_HOW = (
 
 @dataclass(frozen=True)
 class Noise:
-    """The cross-entropy of one batch of noise."""
+    """The cross-entropy of batches of noise: of two, so that what is kept from one to the next is there."""
 
-    inputs: Tensor
+    batches: Float[Tensor, "batches pictures inputs"]
 
     def losses(self, target: Any) -> Iterator[Tensor]:
-        yield F.cross_entropy(target(self.inputs), torch.arange(len(self.inputs)) % OUTPUTS)
+        for inputs in self.batches:
+            yield F.cross_entropy(target(inputs), torch.arange(len(inputs)) % OUTPUTS)
 
 
 def plain(parameters: int) -> nn.Sequential:
@@ -109,29 +111,32 @@ def target_of(units: str, network: nn.Sequential) -> Network | Weights:
 
 
 def score(units: str, scorer: str, parameters: int) -> dict[str, Any]:
-    """Seconds and memory of one scoring."""
+    """Seconds and memory of one scoring; copies as `networks.cost.HOW` says."""
     criterion = SCORERS[units][scorer]
-    calibration = Noise(torch.randn(BATCH, INPUTS, generator=torch.Generator().manual_seed(0)))
+    calibration = Noise(torch.randn(BATCHES, BATCH, INPUTS, generator=torch.Generator().manual_seed(0)))
     criterion.score(target_of(units, plain(20_000)), calibration)
     network = plain(parameters)
     target = target_of(units, network)
     target.groups()
     target.tensors()
     seconds: list[float] = []
+    scores: Scores = {}
 
     def work() -> None:
         start = time.perf_counter()
-        criterion.score(target, calibration)
+        scores.update(criterion.score(target, calibration))
         seconds.append(time.perf_counter() - start)
 
     above = peak_bytes_above(work)
     held = 4 * count_params(network)
-    return {
-        "parameters": count_params(network),
-        "seconds": seconds[0],
-        "peak_bytes_above": above,
-        "copies": None if above is None else above / held,
-    }
+    answer = sum(score.numel() * score.element_size() for score in scores.values()) / held
+    facts = {"parameters": count_params(network), "seconds": seconds[0], "peak_bytes_above": above}
+    facts["answer_copies"] = answer
+    if above is None:
+        return facts
+    # Scores that lie in pages which the process had already are not above.
+    working = max(above / held - answer, 0.0)
+    return facts | {"copies": above / held, "working_copies": working, "alive_copies": 1 + above / held}
 
 
 def peer(parameters: int) -> dict[str, Any]:
