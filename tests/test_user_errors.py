@@ -147,7 +147,7 @@ VIT = [
     ("vit info vit --architecture NoSuchClass", "transformers has no model 'NoSuchClass'"),
     ("vit evaluate vit nothing -o report", "nothing: no folder of a vision transformer"),
     ("vit evaluate vit vit -o report --data nowhere", "nowhere"),
-    ("vit evaluate vit vit -o report --data pictures", "broken.png"),
+    ("vit evaluate vit vit -o report --data pictures", "labels have 2 classes (cat, dog), the model has 5"),
 ]
 COMMAND_LINE = [
     ("animal", "animal", "splat"),
