@@ -17,14 +17,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from command import Bench
-from vision import dense, latency, peer, sparse, static, tokens
+from vision import dense, latency, long_tokens, peer, sparse, static, tokens
 from vision.pictures import draw_all
 from vision.settings import Settings
 
 SECTIONS = {
     "dense": dense.jobs,
     "static": static.jobs,
-    "tokens": tokens.jobs,
+    "tokens": lambda settings: tokens.jobs(settings) | long_tokens.jobs(settings),
     "peer": peer.jobs,
     "blocks": sparse.block_jobs,
     "marked": tokens.marked_jobs,

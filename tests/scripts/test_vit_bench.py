@@ -75,6 +75,18 @@ def test_all_token_methods_have_one_schedule(bench: Load, settings: Any, name: s
     assert macs(tokens.built(of, "random", speed, fusion, 0), of) <= 1.005 * macs(of.network, of) / speed
 
 
+def test_long_trainings_have_one_schedule_but_for_what_merging_cannot(bench: Load, settings: Any) -> None:
+    of, long = bench("vision.subjects").subject("fashion", settings), bench("vision.long_tokens")
+    for method in long.METHOD_NAMES:
+        reduced = long.finished(long.built(of, method, 0))
+        with torch.no_grad():
+            reduced(of.batch(2))
+        patches = reduced.reduction.counts(long.PATCHES[0])
+        assert reduced.reduction.reductions[4].fewer - 1 == patches[4]
+        assert patches == ((49, 31, 16, 8, 4) if method == "ToMe" else long.PATCHES)
+        assert macs(reduced, of) < 0.5 * macs(of.network, of)
+
+
 def test_heads_of_dense_tasks_learn_the_classes_of_patches(bench: Load, settings: Any) -> None:
     of, tokens = bench("vision.subjects").subject("segmentation", settings), bench("vision.tokens")
     reduced = tokens.built(of, "Cropr", 1.5, True, 0)

@@ -163,5 +163,5 @@ class LinearScorer(DroppingPruner, nn.Module):
 
 
 def _products(tokens: Tokens, direction: Float[Tensor, " width"]) -> Float[Tensor, "batch patches"]:
-    patches = tokens.hidden_states[:, tokens.prefix :].detach()
-    return nn.functional.linear(patches, direction[None])[..., 0]
+    # Of all tokens, since the patches alone would have to be copied first.
+    return (tokens.hidden_states.detach() @ direction)[:, tokens.prefix :]

@@ -80,6 +80,20 @@ class Settings:
             return FineTune(steps=2, batch_size=8, warmup=1)
         return FineTune(steps=steps, batch_size=64, rate=1e-3, warmup=10, augmentation=Augmentation(shift=1))
 
+    def long_recovery(self) -> FineTune:
+        """A full fine-tuning, with lower rates for lower layers: what is new moves most."""
+        if self.quick:
+            return self.recovery(2)
+        return FineTune(
+            steps=5000,
+            batch_size=64,
+            rate=3e-3,
+            warmup=200,
+            layer_decay=0.6,
+            ema=0.998,
+            augmentation=Augmentation(shift=1),
+        )
+
     def times(self, runs: dict[str, nn.Module], inputs: Tensor, repeats: int = 15) -> dict[str, dict[str, float]]:
         """Milliseconds of each on the same pictures: the least of several, taking turns; see `alternated`."""
         with torch.no_grad():

@@ -92,12 +92,23 @@ class Subject:
         auxiliary: Callable[[], Tensor] | None = None,
     ) -> nn.Module:
         """The network after the short training that all get: labels, and the dense network's outputs. In place."""
+        return self.fine_tuned(network, settings.recovery(steps), seed, callbacks, auxiliary)
+
+    def fine_tuned(
+        self,
+        network: nn.Module,
+        options: FineTune,
+        seed: int,
+        callbacks: Sequence[Callback] = (),
+        auxiliary: Callable[[], Tensor] | None = None,
+    ) -> nn.Module:
+        """The same with other options."""
         network.requires_grad_(True)
         recover(
             network,
             self.task,
             self.training,
-            settings.recovery(steps),
+            options,
             teacher=self.copied(),
             terms=TERMS,
             task_weight=1 - TAUGHT,

@@ -30,6 +30,7 @@ from vit.tokens import (
 )
 from vit.tokens.costs import Place
 from vit.tokens.pruner import TokenPruner
+from vit.train import FineTune
 from vit.units.layouts import layers
 
 HOW = (
@@ -39,15 +40,13 @@ HOW = (
     "model's weights are (Cropr's queries and DynamicViT's predictors are random then), the tuned one after the same "
     "training for all: 150 steps of 64 pictures with AdamW (largest rate 0.001, a cosine), half labels, half the "
     "dense model's outputs at temperature 2, tokens reduced from the first step on; Cropr's heads and DynamicViT's "
-    "ratio losses come on top. 'dense' is the dense model after it. 'long' is 1000 steps, for the first seed. EViT: "
-    "the class token's attention, the others fused. Multiply-adds are those of the model as it runs, choosing "
-    "included. Speed is that of 32 pictures: the least of 15, in turns with the dense model and with random dropping, "
-    "for the first seed. Segmentation gives all tokens back to the last layer, for all methods."
+    "ratio losses come on top. 'dense' is the dense model after it. EViT: the class token's attention, the others "
+    "fused. Multiply-adds are those of the model as it runs, choosing included. Speed is that of 32 pictures: the "
+    "least of 15, in turns with the dense model and with random dropping, for the first seed. Segmentation gives all "
+    "tokens back to the last layer, for all methods."
 )
 PLACE: Place = "between attention and mlp"
-STEPS, LONG_STEPS = 150, 1000
-LONG = ("random", "ToMe", "Cropr")
-"""Methods that train long, too: Cropr's queries begin at random."""
+STEPS = 150
 
 Make = Callable[[int, int, tuple[int, ...], int, int], TokenPruner]
 """(width, outputs, layers where patches go, queries, seed) -> pruner."""
@@ -66,14 +65,11 @@ DENSE = "dense"
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a method and speed, the middle one first, one for the control, and for long trainings one each."""
+    """One part a method and speed, the middle one first, and one for the control."""
     found: dict[str, Job] = {DENSE: partial(_control, "fashion", settings)}
     for speed in sorted(settings.speeds, key=lambda speed: abs(speed - 2)):
         for method in METHODS:
             found[f"{method}: {speed:g}x"] = partial(_method, "fashion", method, speed, False, settings)
-    found[f"{DENSE}: long"] = partial(_control, "fashion", settings, steps=LONG_STEPS)
-    for method in LONG:
-        found[f"{method}: 2x, long"] = partial(_method, "fashion", method, 2.0, False, settings, steps=LONG_STEPS)
     return found
 
 
@@ -136,54 +132,44 @@ def finished(reduced: ReducedModel) -> ReducedModel:
     return ReducedModel(model, pruner, schedule, place=how.place, last_layer_fusion=fusion).eval()
 
 
-def _control(name: str, settings: Settings, report: Report, folder: Path, steps: int = STEPS) -> dict[str, Any]:
+def _control(name: str, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
     of, rows = subject(name, settings), []
-    for number, seed in enumerate(_seeds(settings, steps)):
+    for number, seed in enumerate(settings.seeds):
         report(number / len(settings.seeds), f"{name}: dense, seed {seed}")
-        tuned = of.trained(of.copied(), steps, seed, settings)
-        rows.append({"method": DENSE, "seed": seed, "steps": steps, "accuracy_tuned": of.score(tuned)})
+        tuned = of.trained(of.copied(), STEPS, seed, settings)
+        rows.append({"method": DENSE, "seed": seed, "steps": STEPS, "accuracy_tuned": of.score(tuned)})
     facts = {"score": of.task.score_name, "accuracy": of.score(of.network)} | cost(of.network, of)
     return {"how": HOW, **facts, "rows": rows}
 
 
 def _method(
-    name: str,
-    method: str,
-    speed: float,
-    fusion: bool,
-    settings: Settings,
-    report: Report,
-    folder: Path,
-    steps: int = STEPS,
+    name: str, method: str, speed: float, fusion: bool, settings: Settings, report: Report, folder: Path
 ) -> dict[str, Any]:
     of, rows = subject(name, settings), []
     schedule, _ = plan(of, speed, fusion)
-    for number, seed in enumerate(_seeds(settings, steps)):
+    for number, seed in enumerate(settings.seeds):
         report(number / len(settings.seeds), f"{name}: {method} at {speed:g}x, seed {seed}")
         reduced = built(of, method, speed, fusion, seed)
-        facts: dict[str, Any] = {"method": method, "speed": speed, "seed": seed, "steps": steps}
+        facts: dict[str, Any] = {"method": method, "speed": speed, "seed": seed, "steps": STEPS}
         facts["accuracy"] = of.score(reduced)
-        final = finished(_trained(of, reduced, steps, seed, settings))
+        final = finished(trained(of, reduced, settings.recovery(STEPS), seed))
         facts |= {"accuracy_tuned": of.score(final)} | cost(final, of)
         if seed == settings.seeds[0]:
-            facts |= _speed(of, final, built(of, "random", speed, fusion, seed), settings)
+            facts |= measured_speed(of, final, built(of, "random", speed, fusion, seed), settings)
         rows.append(facts)
     return {"how": HOW, "score": of.task.score_name, "patches": list(schedule.patches), "rows": rows}
 
 
-def _seeds(settings: Settings, steps: int) -> tuple[int, ...]:
-    """Long trainings are done once."""
-    return settings.seeds if steps == STEPS else settings.seeds[:1]
-
-
-def _trained(of: Subject, reduced: ReducedModel, steps: int, seed: int, settings: Settings) -> ReducedModel:
+def trained(of: Subject, reduced: ReducedModel, options: FineTune, seed: int) -> ReducedModel:
+    """The model after a training in which Cropr's heads or DynamicViT's predictors learn along. In place."""
     heads = HeadLosses(reduced, partial(head_loss, of))
     learns = isinstance(reduced.pruner, Cropr | DynamicViT)
-    trained: Any = of.trained(reduced, steps, seed, settings, [heads] if learns else [], heads if learns else None)
-    return trained
+    done: Any = of.fine_tuned(reduced, options, seed, [heads] if learns else [], heads if learns else None)
+    return done
 
 
-def _speed(of: Subject, ours: nn.Module, random: nn.Module, settings: Settings) -> dict[str, float]:
+def measured_speed(of: Subject, ours: nn.Module, random: nn.Module, settings: Settings) -> dict[str, float]:
+    """What a row says of how fast a model is, beside the dense one and random dropping."""
     batch = of.batch()
     times = settings.times({"dense": of.network, "ours": ours, "random": random}, batch)
     speeds = as_speed(times["ours"], times["dense"], len(batch))
