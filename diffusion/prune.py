@@ -27,7 +27,7 @@ from diffusion.judging import judge, protocol_of
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
 from diffusion.recipe import Budget, DiffusionRecipe, Model
-from diffusion.record import metrics_of, recipe_record, run_of
+from diffusion.record import metrics_of, pruning_record
 from diffusion.recovering import recover
 from diffusion.repair import repair
 from diffusion.report import SAMPLES_PICTURE, pruning_page, side_by_side
@@ -38,11 +38,10 @@ from diffusion.units import prunable
 from secateur.allocation import unit_costs
 from secateur.console import Report, silent, stretch
 from secateur.evaluation.evaluator import write
-from secateur.evaluation.record import EvaluationRecord
 from secateur.evaluation.run import Start
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Steps, to_json
+from secateur.report.record import Steps
 from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
 from secateur.surgery.network import Network
@@ -65,6 +64,7 @@ class Pruning:
         recovery: None where nothing was trained.
         evaluation: against the dense model.
         seconds: time by stage of this run; stages that an earlier run had finished take next to none.
+        seed: of the calibration.
         recipe: as it was read.
     """
 
@@ -77,6 +77,7 @@ class Pruning:
     recovery: FitRecord | None
     evaluation: Evaluation
     seconds: dict[str, float]
+    seed: int
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -208,7 +209,8 @@ class _Run:
             self.report(0.98, "saving")
             self.save(small, record)
             side_by_side(pictures, self.output / SAMPLES_PICTURE)
-        write(self.shared(record), pruning_page(record, pictures), self.output)
+        shared = pruning_record(record, self.target.source, self.output, self.start, protocol_of(self.generator))
+        write(shared, pruning_page(record, pictures), self.output)
         self.stages.clear()
         return small, record
 
@@ -331,23 +333,9 @@ class _Run:
             training,
             evaluation,
             self.steps.seconds,
+            self.recipe.calibration.seed,
             to_plain(self.recipe),
         )
-
-    def shared(self, record: Pruning) -> EvaluationRecord:
-        """The run as the record that all runs share."""
-        last = record.evaluation.candidates[-1].name
-        details = {
-            "component": record.component,
-            "recipe": record.recipe,
-            "kept_by_kind": to_json(record.kinds),
-            "kept_by_group": to_json(record.plan.units),
-            "repaired": to_json(record.repaired),
-        }
-        made = {} if record.recovery is None else {last: {"recovery": to_json(record.recovery)}}
-        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.recipe.calibration.seed})
-        protocol, written = protocol_of(self.generator), {last: self.output}
-        return recipe_record(record.evaluation, self.target.source, written, run, protocol, details, made)
 
     def save(self, small: Network, record: Pruning) -> None:
         if self.student is not None:

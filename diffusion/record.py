@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusion.evaluate import DENSE, PACKAGES, EvaluatedModel, Evaluation
 from diffusion.models import Source, find
@@ -16,6 +16,11 @@ from secateur.evaluation.merge import candidate_pairs
 from secateur.evaluation.network import network_costs, network_details
 from secateur.evaluation.record import Column, EvaluationRecord, Measurement, Part, Run, Subject
 from secateur.evaluation.run import Start, hash_path
+from secateur.report.record import to_json
+
+if TYPE_CHECKING:
+    from diffusion.aptp.run import ExpertsRecord
+    from diffusion.prune import Pruning
 
 KIND = "diffusion"
 
@@ -35,54 +40,80 @@ def record_of(
     models = (evaluation.reference, *evaluation.candidates)
     names = (reference, *(one.name for one in evaluation.candidates))
     dense, *candidates = (subject_of(one, name, path) for one, name, path in zip(models, names, paths, strict=True))
-    return _whole(evaluation, dense, candidates, run_of(evaluation, start, evaluation.seconds), protocol)
+    return _whole(evaluation, dense, candidates, _run(evaluation, start, evaluation.seconds, {}), protocol)
 
 
-def recipe_record(
-    evaluation: Evaluation,
-    source: Source,
-    written: Mapping[str, Path],
-    run: Run,
-    protocol: Mapping[str, Any],
-    details: Mapping[str, Any],
-    made: Mapping[str, Mapping[str, Any]] | None = None,
+def pruning_record(
+    pruning: Pruning, source: Source, output: Path, start: Start, protocol: Mapping[str, Any]
 ) -> EvaluationRecord:
     """The shared record of a recipe's run: what it made beside the dense model.
 
     Args:
-        evaluation: of what it made.
+        pruning: what was done.
+        source: of the dense model.
+        output: folder that holds the last candidate.
+        start: when it began.
+        protocol: as in `record_of`.
+    """
+    last = pruning.evaluation.candidates[-1].name
+    details = {
+        "component": pruning.component,
+        "recipe": pruning.recipe,
+        "kept_by_kind": to_json(pruning.kinds),
+        "kept_by_group": to_json(pruning.plan.units),
+        "repaired": to_json(pruning.repaired),
+    }
+    made = {} if pruning.recovery is None else {last: {"recovery": to_json(pruning.recovery)}}
+    return _of_recipe(pruning, source, {last: output}, start, protocol, details, made)
+
+
+def experts_record(
+    experts: ExpertsRecord, source: Source, written: Mapping[str, Path], start: Start, protocol: Mapping[str, Any]
+) -> EvaluationRecord:
+    """The shared record of a run that trained experts.
+
+    Args:
+        experts: what was done.
         source: of the dense model.
         written: name of a candidate -> the folder that holds it. The others are held by none.
-        run: when, where, by which seeds.
+        start: when it began.
         protocol: as in `record_of`.
-        details: what the run did, for the record.
-        made: name of a candidate -> how it came to be, for that candidate.
     """
-    dense = subject_of(evaluation.reference, DENSE)
+    details = {
+        "component": experts.component,
+        "recipe": experts.recipe,
+        "routers": to_json(experts.routers),
+        "routes": experts.routes,
+    }
+    return _of_recipe(experts, source, written, start, protocol, details, {})
+
+
+def _of_recipe(
+    record: Pruning | ExpertsRecord,
+    source: Source,
+    written: Mapping[str, Path],
+    start: Start,
+    protocol: Mapping[str, Any],
+    details: Mapping[str, Any],
+    made: Mapping[str, Mapping[str, Any]],
+) -> EvaluationRecord:
+    """As above; `made` says of a candidate, by its name, how it came to be."""
+    evaluation = record.evaluation
     digest = None if source.folder is None else hash_path(source.folder)
+    dense = replace(subject_of(evaluation.reference, DENSE), path=source.id, sha256=digest)
     candidates = []
     for one in evaluation.candidates:
         subject, folder = subject_of(one, one.name), written.get(one.name)
-        own = {**subject.details, **(made or {}).get(one.name, {})}
+        own = {**subject.details, **made.get(one.name, {})}
         candidates.append(replace(subject, path=None if folder is None else str(folder), details=own))
-    dense = replace(dense, path=source.id, sha256=digest)
+    run = _run(evaluation, start, record.seconds, {"calibration": record.seed})
     return _whole(evaluation, dense, candidates, run, protocol, details)
 
 
-def run_of(
-    evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int] | None = None
-) -> Run:
-    """What was run, and has just ended.
-
-    Args:
-        evaluation: that it ended with.
-        start: when it began.
-        seconds: by step.
-        seeds: of what was random besides the evaluation.
-    """
+def _run(evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int]) -> Run:
     options, cost = evaluation.options, evaluation.reference.cost
     own = {"first sample": int(str(options["first_seed"])), "intervals": int(str(options["seed"]))}
-    return start.run(seconds, PACKAGES, {**own, **(seeds or {})}, None if cost is None else cost.latency.threads)
+    return start.run(seconds, PACKAGES, {**own, **seeds}, None if cost is None else cost.latency.threads)
 
 
 def metrics_of(one: EvaluatedModel) -> dict[str, float | None]:

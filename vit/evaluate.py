@@ -192,28 +192,24 @@ def evaluate(
             if drawn:
                 pictures[name] = drawn
     with steps("time"), timing_turn():
-        costs = {}
-        times: dict[str, list[float]] = {name: [] for name in models}
         batch = {"pixel_values": _batch(first, batch_size).to(_device(dense))}
-        for name, model in models.items():
-            costs[name] = measure_network(model, batch, repeats=1, threads=threads)
-        for done in range(repeats):
-            report(0.6 + 0.4 * done / repeats, "timing")
-            for name, model in models.items():
-                times[name] += measure_latency(model, batch, repeats=1, threads=threads).times_ms
-    judged = []
-    answers = [Answers.of(rows, index) for index in range(len(models))] if classes else []
-    for index, name in enumerate(models):
-        cost = _with_times(costs[name], times[name])
-        rate = 1000.0 * cost.batch_size / min(times[name])
-        found = classified(answers[index], answers[0], images.labels, images.classes) if classes else None
-        error = None if classes else _relative_error(rows, index)
-        judged.append(EvaluatedModel(name, cost, rate, found, error))
+        costs = _timed(models, batch, threads, repeats, stretch(report, 0.6, 1.0))
+    answers = [Answers.from_rows(rows, index) for index in range(len(models))] if classes else []
+    judged = [
+        EvaluatedModel(
+            name,
+            cost,
+            1000.0 * cost.batch_size / cost.latency.minimum_ms,
+            classified(answers[index], answers[0], images.labels, images.classes) if classes else None,
+            None if classes else _relative_error(rows, index),
+        )
+        for index, (name, cost) in enumerate(costs.items())
+    ]
     reference, *others = judged
     digest = hashlib.sha256(rows["sha256"].numpy().data)
     digest.update(images.labels.contiguous().numpy().data)
-    count, sha256 = len(images), digest.hexdigest()
-    return Evaluation(reference, tuple(others), images.classes, count, sha256, steps.seconds), pictures
+    found = Evaluation(reference, tuple(others), images.classes, len(images), digest.hexdigest(), steps.seconds)
+    return found, pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +225,13 @@ class Answers:
     losses: Float[Tensor, " N"]
 
     @classmethod
-    def to(cls, logits: Float[Tensor, "N classes"], labels: Int64[Tensor, " N"]) -> Self:
-        """From logits."""
+    def from_logits(cls, logits: Float[Tensor, "N classes"], labels: Int64[Tensor, " N"]) -> Self:
+        """What logits come to."""
         return cls(logits.argmax(1), functional.cross_entropy(logits, labels, reduction="none"))
 
     @classmethod
-    def of(cls, rows: Rows, index: int) -> Self:
-        """From the rows of the model at this place."""
+    def from_rows(cls, rows: Rows, index: int) -> Self:
+        """What was kept of the model at this place."""
         return cls(rows[f"{index}/choices"], rows[f"{index}/losses"])
 
 
@@ -311,7 +307,7 @@ def _look(
             _check(outputs, name, dense)
             dense = outputs if dense is None else dense
             if classes:
-                answers = Answers.to(outputs, seen.labels)
+                answers = Answers.from_logits(outputs, seen.labels)
                 rows |= {f"{index}/choices": answers.choices, f"{index}/losses": answers.losses}
             else:
                 rows[f"{index}/errors"] = _squares(outputs.double() - dense.double())
@@ -336,6 +332,19 @@ def _check(outputs: Tensor, name: str, dense: Tensor | None) -> None:
     broken = int((~outputs.isfinite()).flatten(1).any(dim=1).sum())
     if broken:
         raise ValueError(f"{name}: outputs of {broken} of {len(outputs)} images are not finite")
+
+
+def _timed(
+    models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], threads: int | None, repeats: int, report: Report
+) -> dict[str, NetworkCost]:
+    """What each model costs; they take turns with timing, so that other work on the machine hits all."""
+    costs = {name: measure_network(model, batch, repeats=1, threads=threads) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for done in range(repeats):
+        report(done / repeats, "timing")
+        for name, model in models.items():
+            times[name] += measure_latency(model, batch, repeats=1, threads=threads).times_ms
+    return {name: _with_times(cost, times[name]) for name, cost in costs.items()}
 
 
 def _with_times(cost: NetworkCost, times_ms: Sequence[float]) -> NetworkCost:

@@ -21,7 +21,6 @@ from torch.nn import functional
 from secateur.allocation import Budget as Limit
 from secateur.console import Report, silent, stretch
 from secateur.evaluation.evaluator import write
-from secateur.evaluation.record import EvaluationRecord
 from secateur.evaluation.run import Start
 from secateur.files import replacing_file
 from secateur.granularity import Weights
@@ -29,7 +28,7 @@ from secateur.greedy import prune_greedily
 from secateur.importance.objective import Disturbed, Objective, Supervised
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Steps, to_json
+from secateur.report.record import Steps
 from secateur.stages import SCORES, StageKind, Stages, on_cpu
 from secateur.surgery.cut import cut_module
 from secateur.surgery.manifest import cuts_from_json, cuts_to_json, hash_weights
@@ -58,7 +57,7 @@ from vit.images import PREPROCESSOR
 from vit.models import LoadedModel, load_model
 from vit.pruned import PrunedModel, save
 from vit.recipe import Model, VitRecipe
-from vit.record import metrics_of, recipe_record, run_of
+from vit.record import metrics_of, pruning_record
 from vit.recovering import finished, recover
 from vit.slimsam import SlimSam
 from vit.sources import ImageParts, check_images, has_classes
@@ -81,6 +80,7 @@ class Pruning:
         recoveries: of the `recover` and `slim` steps, in their order.
         evaluation: of the model behind each step, against the dense one.
         seconds: time by stage of this run; stages that an earlier run had finished take next to none.
+        seed: of the calibration.
         recipe: as it was read.
     """
 
@@ -90,6 +90,7 @@ class Pruning:
     recoveries: tuple[FitRecord, ...]
     evaluation: Evaluation
     seconds: dict[str, float]
+    seed: int
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -202,7 +203,7 @@ class _Run:
             self.save(pruned, record)
         from vit.report import pruning_page  # matplotlib takes a second to import
 
-        write(self.shared(record), pruning_page(record, pictures), self.output)
+        write(pruning_record(record, self.output, self.start), pruning_page(record, pictures), self.output)
         self.stages.clear()
         return pruned, record
 
@@ -364,18 +365,9 @@ class _Run:
             tuple(self.recoveries),
             evaluation,
             self.steps.seconds,
+            self.seed,
             to_plain(self.recipe),
         )
-
-    def shared(self, record: Pruning) -> EvaluationRecord:
-        """The run as the record that all runs share."""
-        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.seed})
-        details = {"recipe": record.recipe, "recoveries": to_json(record.recoveries)}
-        made = [
-            {"step": step.name, "kept_units": to_json(step.units), "tokens": to_json(step.tokens)}
-            for step in record.steps
-        ]
-        return recipe_record(record.evaluation, record.model, self.output, run, details, made)
 
     def save(self, pruned: PrunedModel, record: Pruning) -> None:
         metrics = metrics_of(record.evaluation.candidates[-1], record.evaluation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.evaluation.measurements import mean_of, rate
 from secateur.evaluation.merge import candidate_pairs
@@ -15,6 +15,9 @@ from secateur.evaluation.run import Start, hash_path
 from secateur.report.record import to_json
 from vit.choose import demo_folder
 from vit.evaluate import DENSE, PACKAGES, Classified, EvaluatedModel, Evaluation
+
+if TYPE_CHECKING:
+    from vit.prune import Pruning
 
 KIND = "vit"
 
@@ -33,51 +36,36 @@ def record_of(evaluation: Evaluation, paths: Sequence[Path], start: Start, refer
     dense, *candidates = (
         subject_of(one, name, evaluation, path) for one, name, path in zip(models, names, paths, strict=True)
     )
-    return _whole(evaluation, dense, candidates, run_of(evaluation, start, evaluation.seconds))
+    return _whole(evaluation, dense, candidates, _run(evaluation, start, evaluation.seconds, {}), {})
 
 
-def recipe_record(
-    evaluation: Evaluation,
-    dense: str,
-    output: Path,
-    run: Run,
-    details: Mapping[str, Any],
-    made: Sequence[Mapping[str, Any]],
-) -> EvaluationRecord:
+def pruning_record(pruning: Pruning, output: Path, start: Start) -> EvaluationRecord:
     """The shared record of a recipe's run: the model behind each step beside the dense one.
 
     Args:
-        evaluation: of the model behind each step.
-        dense: id of the dense model.
+        pruning: what was done.
         output: folder that holds the last one; the others are held by none.
-        run: when, where, by which seeds.
-        details: what the run did, for the record.
-        made: how each model came to be.
-    """
-    reference = subject_of(evaluation.reference, DENSE, evaluation)
-    candidates = [
-        replace(subject, details={**subject.details, **own})
-        for subject, own in zip(
-            (subject_of(one, one.name, evaluation) for one in evaluation.candidates), made, strict=True
-        )
-    ]
-    candidates[-1] = replace(candidates[-1], path=str(output))
-    reference = replace(reference, path=dense, sha256=_hash_of_model(dense))
-    return _whole(evaluation, reference, candidates, run, details)
-
-
-def run_of(
-    evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int] | None = None
-) -> Run:
-    """What was run, and has just ended.
-
-    Args:
-        evaluation: that it ended with.
         start: when it began.
-        seconds: by step.
-        seeds: of what was random besides the evaluation.
     """
-    return start.run(seconds, PACKAGES, {"intervals": 0, **(seeds or {})}, evaluation.reference.cost.latency.threads)
+    evaluation = pruning.evaluation
+    reference = subject_of(evaluation.reference, DENSE, evaluation)
+    candidates = []
+    for one, step in zip(evaluation.candidates, pruning.steps, strict=True):
+        made = {"step": step.name, "kept_units": to_json(step.units), "tokens": to_json(step.tokens)}
+        subject = subject_of(one, one.name, evaluation)
+        candidates.append(replace(subject, details={**subject.details, **made}))
+    candidates[-1] = replace(candidates[-1], path=str(output))
+    return _whole(
+        evaluation,
+        replace(reference, path=pruning.model, sha256=_hash_of_model(pruning.model)),
+        candidates,
+        _run(evaluation, start, pruning.seconds, {"calibration": pruning.seed}),
+        {"recipe": pruning.recipe, "recoveries": to_json(pruning.recoveries)},
+    )
+
+
+def _run(evaluation: Evaluation, start: Start, seconds: Mapping[str, float], seeds: Mapping[str, int]) -> Run:
+    return start.run(seconds, PACKAGES, {"intervals": 0, **seeds}, evaluation.reference.cost.latency.threads)
 
 
 def metrics_of(one: EvaluatedModel, evaluation: Evaluation) -> dict[str, float | None]:
@@ -90,7 +78,7 @@ def _whole(
     dense: Subject,
     candidates: Sequence[Subject],
     run: Run,
-    details: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any],
 ) -> EvaluationRecord:
     return EvaluationRecord(
         kind=KIND,
@@ -104,7 +92,7 @@ def _whole(
         reference=dense,
         candidates=tuple(candidates),
         pairs=candidate_pairs(candidates),
-        details=details or {},
+        details=details,
     )
 
 

@@ -29,7 +29,7 @@ from diffusion.judging import asked_of, protocol_of, sampling_of
 from diffusion.prompting import Classes
 from diffusion.prune import load
 from diffusion.recipe import DiffusionRecipe
-from diffusion.record import metrics_of, recipe_record, run_of
+from diffusion.record import experts_record, metrics_of
 from diffusion.report import SAMPLES_PICTURE, experts_page, side_by_side
 from diffusion.run_stages import depends_on, gathered
 from diffusion.scores import LatentSource
@@ -37,11 +37,10 @@ from diffusion.train import DenoisingTask
 from diffusion.units import prunable
 from secateur.console import Report, silent, stretch
 from secateur.evaluation.evaluator import write
-from secateur.evaluation.record import EvaluationRecord
 from secateur.evaluation.run import Start
 from secateur.recipe import RecipeFile, recipe_of, to_plain
 from secateur.report.notebook import table_html
-from secateur.report.record import Steps, to_json
+from secateur.report.record import Steps
 from secateur.stages import Stages
 from secateur.surgery.network import Network
 
@@ -60,6 +59,7 @@ class ExpertsRecord:
         routes: prompt of the evaluation -> its expert.
         evaluation: of both, as they were cut and as they are after training, against the dense model.
         seconds: time by stage of this run.
+        seed: of the calibration.
         recipe: as it was read.
     """
 
@@ -69,6 +69,7 @@ class ExpertsRecord:
     routes: dict[str, int]
     evaluation: Evaluation
     seconds: dict[str, float]
+    seed: int
     recipe: dict[str, Any]
 
     def _repr_html_(self) -> str:
@@ -180,7 +181,9 @@ class _Run:
         with self.steps("save"):
             self.save(made, record)
             side_by_side(pictures, self.output / SAMPLES_PICTURE)
-        write(self.shared(record), experts_page(record, pictures), self.output)
+        written = {_trained(name): self.places[name] for name in made}
+        shared = experts_record(record, self.source, written, self.start, protocol_of(self.generator))
+        write(shared, experts_page(record, pictures), self.output)
         self.stages.clear()
         return made[ROUTED][1], record
 
@@ -252,20 +255,9 @@ class _Run:
             routes,
             evaluation,
             self.steps.seconds,
+            self.recipe.calibration.seed,
             to_plain(self.recipe),
         )
-
-    def shared(self, record: ExpertsRecord) -> EvaluationRecord:
-        """The run as the record that all runs share."""
-        details = {
-            "component": record.component,
-            "recipe": record.recipe,
-            "routers": to_json(record.routers),
-            "routes": record.routes,
-        }
-        written = {_trained(name): self.places[name] for name in record.routers}
-        run = run_of(record.evaluation, self.start, record.seconds, {"calibration": self.recipe.calibration.seed})
-        return recipe_record(record.evaluation, self.source, written, run, protocol_of(self.generator), details)
 
     def save(self, made: Mapping[str, tuple[Experts, Experts]], record: ExpertsRecord) -> None:
         self.report(0.98, "saving")

@@ -37,7 +37,7 @@ def test_answers_are_counted_by_hand() -> None:
     images = noise(4, classes=2)  # labels 0, 1, 0, 1
     dense = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
     small = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    answers, before = (Answers.to(logits, images.labels) for logits in (small, dense))
+    answers, before = (Answers.from_logits(logits, images.labels) for logits in (small, dense))
     found = classified(answers, before, images.labels, images.classes)
     assert found.accuracy == 0.5 and found.change == pytest.approx(-0.25) and found.agreement == 0.25
     assert found.by_class == {"a": 0.5, "b": 0.5}
