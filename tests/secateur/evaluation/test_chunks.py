@@ -65,6 +65,19 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(stop: BaseException, tmp_pa
     assert third.read == []
 
 
+def test_without_a_folder_rows_are_the_same_and_nothing_is_kept(tmp_path: Path) -> None:
+    store, before = ChunkStore(), torch.get_rng_state()
+    again = Numbers(11)
+    for _ in range(2):
+        rows = store.gather(Gathering("numbers", 0, again, squares))
+        assert torch.equal(rows["square"], expected(11))
+    assert again.read == 2 * list(range(11)) and torch.equal(torch.get_rng_state(), before)
+    store.clear()
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), store.kept_when_stopped():
+        raise KeyboardInterrupt
+    assert torch.equal(store.gather(Gathering("places", 0, range(3, 9), squares))["square"], expected(9)[3:])
+
+
 def test_another_identity_shares_nothing(tmp_path: Path) -> None:
     store = ChunkStore.within(tmp_path)
     store.gather(Gathering("numbers", {"network": "a"}, Numbers(5), squares))
