@@ -89,7 +89,7 @@ def train_capture(
         if report is not None:
             progress(0.99, "drawing the report")
             shared = training_record(record, photographs, [capture, output], began)
-            write(shared, training_page(record, written, photographs), report)
+            write(shared, training_page(shared, record, written, photographs), report)
     return record
 
 

@@ -53,10 +53,11 @@ def training_record(training: TrainRecord, capture: Capture, paths: Sequence[Pat
     )
 
 
-def training_page(training: TrainRecord, scene: SplatScene, capture: Capture) -> Page:
+def training_page(record: EvaluationRecord, training: TrainRecord, scene: SplatScene, capture: Capture) -> Page:
     """The pictures of a training; its numbers come from the record.
 
     Args:
+        record: as `training_record` makes it.
         training: what was done.
         scene: what it made, as its file holds it.
         capture: the photographs; those of the training split are shown where there are none to judge by.
@@ -71,14 +72,15 @@ def training_page(training: TrainRecord, scene: SplatScene, capture: Capture) ->
     captions = tuple("" if quality is None else format_decibels(quality.psnr[view]) for view in shown.tolist())
     errors = tuple(errors_between(*pair) for pair in zip(renders, photographs, strict=True))
     names = (capture.names[int(indices[view])] for view in shown)
+    (subject,) = record.candidates
     return Page(
-        capture.name,
+        record.reference.name,
         _subtitle(training, capture),
         "Photograph",
         tuple(View(name, image) for name, image in zip(names, photographs, strict=True)),
-        (Result(training.scene.name, images=renders, errors=errors, captions=captions),),
+        (Result(subject.name, images=renders, errors=errors, captions=captions),),
         (_curve(training),),
-        option_details(training.options),
+        option_details(subject.details["options"]),
     )
 
 
