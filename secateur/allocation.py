@@ -289,9 +289,10 @@ def checked_scores(scores: Scores, group: UnitGroup) -> Tensor:
     value = scores[group.name]
     if value.shape != (group.size,):
         raise ValueError(f"scores of group {group.name!r} must be ({group.size},), got {tuple(value.shape)}")
-    nan = int(torch.isnan(value).sum())
-    if nan:
-        raise ValueError(f"scores of group {group.name!r} hold {nan} NaN among {group.size} values")
+    # A sum of bools is taken of as many int64, so it waits until there is something to count.
+    nan = torch.isnan(value)
+    if bool(nan.any()):
+        raise ValueError(f"scores of group {group.name!r} hold {int(nan.sum())} NaN among {group.size} values")
     return value
 
 

@@ -62,13 +62,13 @@ def _at_least(part: Tensor, floor: Tensor | None, wide: torch.dtype, threshold: 
 
 
 def _best(part: Tensor, count: int, wide: torch.dtype) -> Tensor | None:
-    """As `topk_mask`, with little memory; None for none."""
+    """(count,) ascending indices of the best, as `topk_mask` has them; None for none."""
     if not count:
         return None
     if count == 1:
-        first = (part == part.max()).nonzero()[0]
-        return torch.zeros_like(part, dtype=torch.bool).index_fill_(0, first, True)
-    return _at_least(part, None, wide, *_kth_largest([part], [None], wide, count))[0]
+        # Of equal ones argmax gives the first.
+        return part.argmax()[None]
+    return _at_least(part, None, wide, *_kth_largest([part], [None], wide, count))[0].nonzero()[:, 0]
 
 
 def _kth_largest(
@@ -99,7 +99,7 @@ def _kth_largest(
 
 
 def _keys(part: Tensor, floor: Tensor | None, wide: torch.dtype) -> Iterator[Tensor]:
-    """Integers in the order of the scores, a chunk at a time; above all others where `floor` is True."""
+    """Integers in the order of the scores, a chunk at a time; above all others at the indices in `floor`."""
     integer, sign = (torch.int64, 63) if wide == torch.float64 else (torch.int32, 31)
     largest = torch.iinfo(integer).max
     for start in range(0, len(part), _CHUNK):
@@ -107,5 +107,6 @@ def _keys(part: Tensor, floor: Tensor | None, wide: torch.dtype) -> Iterator[Ten
         bits = (part[start : start + _CHUNK].to(wide) + 0.0).view(integer)
         keys = bits ^ ((bits >> sign) & largest)
         if floor is not None:
-            keys.masked_fill_(floor[start : start + _CHUNK], largest)
+            first, last = torch.searchsorted(floor, floor.new_tensor([start, start + _CHUNK])).tolist()
+            keys[floor[first:last] - start] = largest
         yield keys

@@ -22,6 +22,9 @@ from secateur.importance.objective import Objective, differentiable, required
 from secateur.selection import keep_top
 from secateur.units import Keep, Prunable, Scores, UnitSums
 
+_PIECE = 1 << 20
+"""Units that are looked at at a time."""
+
 
 @runtime_checkable
 class Network(Prunable, Protocol):
@@ -123,14 +126,14 @@ class _Fate:
             if name not in self.removed:
                 dtype = torch.uint8 if self.rounds < 256 else torch.int32
                 self.removed[name] = torch.zeros_like(mask, dtype=dtype)
-            removed = self.removed[name]
-            removed.masked_fill_((removed == 0).logical_and_(~mask), number)
+            for removed, stays in zip(self.removed[name].split(_PIECE), mask.split(_PIECE), strict=True):
+                removed.masked_fill_((removed == 0).logical_and_(~stays), number)
 
     def written_into(self, scores: Scores) -> Scores:
         """The scores, with those of removed units below 0, the earlier the lower."""
-        for name, removed in self.removed.items():
-            score = scores[name]
-            torch.where(removed == 0, score, removed.to(score).sub_(self.rounds + 1), out=score)
+        for name, gone in self.removed.items():
+            for score, removed in zip(scores[name].split(_PIECE), gone.split(_PIECE), strict=True):
+                torch.where(removed == 0, score, removed.to(score).sub_(self.rounds + 1), out=score)
         return scores
 
 
