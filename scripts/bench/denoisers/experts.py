@@ -26,7 +26,7 @@ from diffusion.units import Kind, prunable
 from secateur.console import Report, stretch
 
 HOW = (
-    "APTP: a router is trained with the network that it gates (200 steps of 32 pictures), each of its codes is cut out, "
+    "APTP: a router is trained with the network that it gates (200 steps of 32 pictures), each of its codes is cut out "
     "and trained on the prompts that are routed to it (32 pictures a step, rate 0.0003, averaged weights), with the "
     "dense network as the teacher. 'codes 1' is one network for all prompts, made in the same way, and trained for as "
     "many steps as all experts together. 'share' is that of the dense network's multiply-adds which a sample costs in "
