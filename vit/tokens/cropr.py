@@ -63,6 +63,9 @@ class Cropr(DroppingPruner, nn.Module):
     tokens, so that these losses train queries, aggregators and heads alone. A patch is worth the sum of its logits over
     the queries, without the softmax; in evaluation that is one product with the merged query.
 
+    Queries begin at random, while the model is trained already: the authors fine-tune it as a whole, with rates that
+    fall from each layer to the one below (`vit.train.FineTune.layer_decay`, theirs is 0.75).
+
     Args:
         width: of a token.
         outputs: classes, or channels of a dense answer.
@@ -163,5 +166,5 @@ class LinearScorer(DroppingPruner, nn.Module):
 
 
 def _products(tokens: Tokens, direction: Float[Tensor, " width"]) -> Float[Tensor, "batch patches"]:
-    # Of all tokens, since the patches alone would have to be copied first.
-    return (tokens.hidden_states.detach() @ direction)[:, tokens.prefix :]
+    patches = tokens.hidden_states[:, tokens.prefix :].detach()
+    return nn.functional.linear(patches, direction[None])[..., 0]
