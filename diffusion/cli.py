@@ -15,7 +15,8 @@ from diffusion.evaluate import DENSE
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
 from diffusion.models import find, load_model
-from diffusion.prune import DryRun, Pruning, dry_run, prune
+from diffusion.outcome import DryRun, Pruning
+from diffusion.prune import dry_run, prune
 from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
 from diffusion.record import record_of
 from diffusion.report import SAMPLES_PICTURE, evaluation_page, grid, side_by_side

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,13 +19,14 @@ from diffusion.block_removal import Student, remove_blocks
 from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
 from diffusion.choose import Target, choose, dropped, find_target, floored, meets
 from diffusion.data import Samples
-from diffusion.estimate import Estimate, estimate, refuse_too_large
+from diffusion.estimate import estimate, refuse_too_large
 from diffusion.evaluate import Evaluation
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
 from diffusion.masks import EcoDiff, ExpectedBudget
 from diffusion.models import LoadedModel, load_model
+from diffusion.outcome import DryRun, Pruning
 from diffusion.recipe import Budget, DiffusionRecipe, Model
 from diffusion.record import metrics_of, pruning_record
 from diffusion.recovering import recover
@@ -40,7 +41,6 @@ from secateur.console import Report, silent, stretch
 from secateur.evaluation.evaluator import write
 from secateur.evaluation.run import Start
 from secateur.recipe import RecipeFile, recipe_of, to_plain
-from secateur.report.notebook import table_html
 from secateur.report.record import Steps
 from secateur.stages import Stages, on_cpu
 from secateur.surgery.latency import unit_times
@@ -48,68 +48,6 @@ from secateur.surgery.network import Network
 from secateur.surgery.plan import Plan
 from secateur.training import FitRecord
 from secateur.units import Criterion, Keep, Scores
-
-
-@dataclass(frozen=True, slots=True)
-class Pruning:
-    """What a recipe did.
-
-    Args:
-        model: its id.
-        component: the part that was pruned.
-        criterion: class of what scored the units; None where the recipe names what goes.
-        plan: sizes before and after, of one sample, and how many units of each group stay.
-        kinds: kind -> (units that stay, units).
-        repaired: layers that were solved again.
-        recovery: None where nothing was trained.
-        evaluation: against the dense model.
-        seconds: time by stage of this run; stages that an earlier run had finished take next to none.
-        seed: of the calibration.
-        recipe: as it was read.
-    """
-
-    model: str
-    component: str
-    criterion: str | None
-    plan: Plan
-    kinds: dict[str, tuple[int, int]]
-    repaired: tuple[str, ...]
-    recovery: FitRecord | None
-    evaluation: Evaluation
-    seconds: dict[str, float]
-    seed: int
-    recipe: dict[str, Any]
-
-    def _repr_html_(self) -> str:
-        """Tables for notebooks."""
-        from diffusion.tables import pruning_tables  # which names this class
-
-        return table_html(*pruning_tables(self))
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What a recipe would do, found on the meta device.
-
-    Args:
-        model: its id.
-        component: the part that would be pruned.
-        plan: sizes before and after, where every group loses the same share; exact where the recipe names what goes.
-        kinds: kind -> (units that stay, units).
-        estimate: memory and time.
-    """
-
-    model: str
-    component: str
-    plan: Plan
-    kinds: dict[str, tuple[int, int]]
-    estimate: Estimate
-
-    def _repr_html_(self) -> str:
-        """Tables for notebooks."""
-        from diffusion.tables import pruning_tables  # which names this class
-
-        return table_html(*pruning_tables(self))
 
 
 @runtime_checkable

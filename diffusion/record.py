@@ -20,7 +20,7 @@ from secateur.report.record import to_json
 
 if TYPE_CHECKING:
     from diffusion.aptp.run import ExpertsRecord
-    from diffusion.prune import Pruning
+    from diffusion.outcome import Pruning
 
 KIND = "diffusion"
 

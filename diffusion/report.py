@@ -21,7 +21,7 @@ from secateur.report.page import Image, Meter, Page, Result, Table, View, errors
 if TYPE_CHECKING:
     from diffusion.aptp.report import RouterRecord
     from diffusion.aptp.run import ExpertsRecord
-    from diffusion.prune import Pruning
+    from diffusion.outcome import Pruning
 
 SAMPLES_PICTURE = "samples.png"
 """Name of the picture of `side_by_side` in the folder of a run."""

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from diffusion.aptp.run import ExpertsRecord
 from diffusion.evaluate import EvaluatedModel, Evaluation
-from diffusion.prune import DryRun, Pruning
+from diffusion.outcome import DryRun, Pruning
 from secateur.console import result_table
 from secateur.quantities import format_bytes, format_decibels
 

@@ -25,7 +25,8 @@ from vit.evaluate import DENSE, evaluate
 from vit.images import PREPROCESSOR
 from vit.inputs import example_inputs
 from vit.models import LoadedModel
-from vit.prune import DryRun, Pruning, dry_run, prune
+from vit.outcome import DryRun, Pruning
+from vit.prune import dry_run, prune
 from vit.pruned import TOKENS, count_patches, load
 from vit.recipe import VitRecipe
 from vit.record import record_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,11 @@ from secateur.granularity import Weights
 from secateur.greedy import prune_greedily
 from secateur.importance.objective import Disturbed, Objective, Supervised
 from secateur.recipe import RecipeFile, recipe_of, to_plain
-from secateur.report.notebook import table_html
 from secateur.report.record import Steps
 from secateur.stages import SCORES, StageKind, Stages, on_cpu
 from secateur.surgery.cut import cut_module
 from secateur.surgery.manifest import cuts_from_json, cuts_to_json, hash_weights
 from secateur.surgery.network import Network
-from secateur.surgery.plan import Size
 from secateur.tensor_files import TensorFormat
 from secateur.training import FitRecord, generator_at
 from vit.alignment import embedding_of
@@ -55,6 +53,7 @@ from vit.dimap import linear_weights
 from vit.evaluate import Evaluation, Pictures, evaluate
 from vit.images import PREPROCESSOR
 from vit.models import LoadedModel, load_model
+from vit.outcome import DryRun, Pruning
 from vit.pruned import PrunedModel, save
 from vit.recipe import Model, VitRecipe
 from vit.record import metrics_of, pruning_record
@@ -67,58 +66,6 @@ from vit.tasks.task import logits_of
 CUTS: StageKind[Mapping[str, Any]] = StageKind(
     TensorFormat("secateur cuts", 1, article=""), lambda cuts: ({}, cuts), lambda _, cuts: cuts
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Pruning:
-    """What a recipe did.
-
-    Args:
-        model: its id.
-        dense: size of the model as it was, multiply-adds of one image.
-        steps: the model behind each step.
-        recoveries: of the `recover` and `slim` steps, in their order.
-        evaluation: of the model behind each step, against the dense one.
-        seconds: time by stage of this run; stages that an earlier run had finished take next to none.
-        seed: of the calibration.
-        recipe: as it was read.
-    """
-
-    model: str
-    dense: Size
-    steps: tuple[StepPlan, ...]
-    recoveries: tuple[FitRecord, ...]
-    evaluation: Evaluation
-    seconds: dict[str, float]
-    seed: int
-    recipe: dict[str, Any]
-
-    def _repr_html_(self) -> str:
-        """Tables for notebooks."""
-        from vit.tables import pruning_tables  # which names this class
-
-        return table_html(*pruning_tables(self))
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What a recipe would do, found on the meta device.
-
-    Args:
-        model: its id.
-        dense: size of the model as it is, multiply-adds of one image.
-        steps: the model behind each step, where every group loses the same share.
-    """
-
-    model: str
-    dense: Size
-    steps: tuple[StepPlan, ...]
-
-    def _repr_html_(self) -> str:
-        """Tables for notebooks."""
-        from vit.tables import pruning_tables  # which names this class
-
-        return table_html(*pruning_tables(self))
 
 
 def dry_run(recipe: VitRecipe | RecipeFile[VitRecipe]) -> DryRun:

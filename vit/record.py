@@ -17,7 +17,7 @@ from vit.choose import demo_folder
 from vit.evaluate import DENSE, PACKAGES, Classified, EvaluatedModel, Evaluation
 
 if TYPE_CHECKING:
-    from vit.prune import Pruning
+    from vit.outcome import Pruning
 
 KIND = "vit"
 

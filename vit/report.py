@@ -17,7 +17,7 @@ from vit.choose import StepPlan
 from vit.evaluate import DENSE, EvaluatedModel, Evaluation, Pictures
 
 if TYPE_CHECKING:
-    from vit.prune import Pruning
+    from vit.outcome import Pruning
 
 _GAP = 8
 """Pixels between strips."""

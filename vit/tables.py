@@ -7,7 +7,7 @@ from rich.table import Table
 from secateur.console import result_table
 from secateur.quantities import format_bytes
 from vit.evaluate import Evaluation
-from vit.prune import DryRun, Pruning
+from vit.outcome import DryRun, Pruning
 
 
 def pruning_tables(record: Pruning | DryRun) -> list[Table]:
