@@ -18,7 +18,12 @@ class ViTForPatchSegmentation(ViTPreTrainedModel):
 
     Args:
         config: of transformers; `num_labels` classes.
+
+    Attributes:
+        patchwise: linear layers that run on each patch: what counts multiply-adds cannot see that of a layer.
     """
+
+    patchwise = ("classifier",)
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)

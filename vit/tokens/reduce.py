@@ -341,11 +341,23 @@ def _note(call: _Call, index: int, choice: Choice) -> None:
 
 
 def _outside_cost(model: nn.Module, layers: list[EncoderLayer]) -> tuple[int, int]:
-    """Multiply-adds outside of the layers: of each patch, and once an image."""
+    """Multiply-adds outside of the layers: of each patch, and once an image.
+
+    Convolutions run on patches, linear layers on one token, but for those that a module names in `patchwise`.
+    """
     inside = {id(module) for layer in layers for module in layer.module.modules()}
-    outside = [module for module in model.modules() if id(module) not in inside]
-    by_patch = sum(m.weight.numel() for m in outside if isinstance(m, nn.Conv2d))
-    return by_patch, sum(matrix_elements(m) for m in outside if isinstance(m, nn.Linear))
+    patchwise = {id(m.get_submodule(name)) for m in model.modules() for name in getattr(m, "patchwise", ())}
+    by_patch, once = 0, 0
+    for module in model.modules():
+        if id(module) in inside:
+            continue
+        if isinstance(module, nn.Conv2d):
+            by_patch += module.weight.numel()
+        elif isinstance(module, nn.Linear) and id(module) in patchwise:
+            by_patch += matrix_elements(module)
+        elif isinstance(module, nn.Linear):
+            once += matrix_elements(module)
+    return by_patch, once
 
 
 def _inner(hook: Any) -> Any:

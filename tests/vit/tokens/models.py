@@ -59,6 +59,15 @@ def dinov2_with_registers(**changes: Any) -> nn.Module:
     return _lively(lambda: Dinov2WithRegistersForImageClassification(config))
 
 
+def segmenter() -> nn.Module:
+    from transformers import ViTConfig
+
+    from vit.tasks.segmenter import ViTForPatchSegmentation
+
+    config = ViTConfig(**_SIZES | {"intermediate_size": 48, "attn_implementation": "eager"})
+    return _lively(lambda: ViTForPatchSegmentation(config))
+
+
 class PlainViT(nn.Module):
     """A vision transformer of torch's own layers, without a class token: logits are of the mean patch."""
 

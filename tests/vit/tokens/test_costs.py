@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.surgery.cost import count_macs
-from tests.vit.tokens.models import MODELS, images
+from tests.vit.tokens.models import MODELS, images, segmenter
 from vit.tokens import (
     ClsAttention,
     Counts,
@@ -56,6 +56,16 @@ def test_macs_of_torch_layers(pruner):
 def test_macs_with_fusion_before_the_last_layer():
     model = MODELS["vit"](attn_implementation="eager")
     with reduce_tokens(model, TokenNorm(), Counts((16, 8, 4, 4)), last_layer_fusion=True) as reduction:
+        assert 2 * reduction.macs(16) == _flops(model)
+
+
+def test_a_classifier_of_patches_is_counted_by_patch():
+    """By hand: 16 patches of 16 pixels, 32 features, 5 classes; 16, 8, 4 and again 16 patches and the class token."""
+    model = segmenter()
+    embedding, classifier = 16 * 16 * 32, 16 * 32 * 5
+    layers = sum(tokens * (4 * 32 * 32 + 2 * 32 * 48) + 2 * tokens * tokens * 32 for tokens in (17, 9, 5, 17))
+    with reduce_tokens(model, TokenNorm(), Counts((16, 8, 4, 4)), last_layer_fusion=True) as reduction:
+        assert reduction.macs(16) == embedding + layers + classifier
         assert 2 * reduction.macs(16) == _flops(model)
 
 
