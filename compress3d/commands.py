@@ -9,22 +9,25 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from compress3d.arguments import (
+    CAMERAS,
+    UP,
+    VIEWS,
+    add_capture,
+    add_picture_size,
+    add_training,
+    parse_count,
+    parse_kept,
+    parse_share,
+    parse_steps,
+    parse_whole,
+)
 from compress3d.suffixes import SPLAT_CODECS, splat_codec
 from secateur.cli import Command, CommandGroup, argument_type, later
 from secateur.quantities import parse_decibels, parse_keep, parse_size
 
 _CLI = "compress3d.splats.cli"
 
-CAMERAS: dict[str, Any] = {
-    "type": Path,
-    "metavar": "FILE.json",
-    "help": "views of the scene (width, height, K or Ks, viewmats), instead of views sampled by its shape",
-}
-UP: dict[str, Any] = {
-    "choices": ("x", "-x", "y", "-y", "z", "-z"),
-    "default": "-y",
-    "help": "axis of the scene that points up in the views that are sampled (--up=z; default: -y)",
-}
 _SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N", "help": "seed of the sampled views (default: 0)"}
 
 
@@ -52,62 +55,11 @@ def _parse_degree_or_auto(value: Any) -> int | str:
     return "auto" if value == "auto" else int(value)
 
 
-def parse_share(value: Any) -> float:
-    """A share, above 0 and at most 1."""
-    share = parse_keep(value)
-    if not isinstance(share, float):
-        raise ValueError(f"{str(value)!r} is not a share: write it as 25% or 0.25")
-    return share
-
-
-def parse_pixels(value: Any) -> int:
-    """A number of pixels, from 1 to 16384."""
-    if not str(value).isdecimal() or not 1 <= int(value) <= 16384:
-        raise ValueError(f"{value!r} is not a number of pixels from 1 to 16384")
-    return int(value)
-
-
-def parse_count(value: Any) -> int:
-    """A number of views, from 1 up."""
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"{value!r} is not a number of views: it must be at least 1")
-    return int(value)
-
-
-def parse_whole(value: Any) -> int:
-    """A whole number from 1 up; 10_000 is one."""
-    text = str(value).replace("_", "")
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def parse_kept(value: Any) -> str:
-    """The text of a share or a count to keep, checked."""
-    parse_keep(value)
-    return str(value)
-
-
-VIEWS: dict[str, Any] = {
-    "type": argument_type(parse_count),
-    "default": 16,
-    "metavar": "K",
-    "help": "views to sample when there are no --cameras (default: 16)",
-}
-
-
 def _parse_axes(value: Any) -> str:
     axes = str(value).upper()
     if len(axes) != 3 or any(len(set(axes) & set(pair)) != 1 for pair in ("RL", "DU", "FB")):
         raise ValueError(f"{value!r} are not axes: give one each of R|L, D|U and F|B, such as RDF")
     return axes
-
-
-def parse_steps(value: Any) -> int:
-    """A number of steps, from 0 to a million."""
-    if not str(value).isdecimal() or int(value) > 1_000_000:
-        raise ValueError(f"{value!r} is not a number of steps from 0 to 1000000")
-    return int(value)
 
 
 def _add_scene(parser: ArgumentParser) -> None:
@@ -250,41 +202,6 @@ def _configure_view(parser: ArgumentParser) -> None:
         help="to listen on; the next free one, if it is taken (default: 8080)",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open a browser, only say the address")
-
-
-def add_capture(parser: ArgumentParser, absent: str | None = None) -> None:
-    """Photographs, and which of them. Where photographs may be absent, `absent` says what is taken instead."""
-    what = "posed photographs: a folder of NeRF-synthetic, instant-ngp, nerfstudio or COLMAP, or a transforms.json"
-    if absent is None:
-        parser.add_argument("capture", type=Path, metavar="CAPTURE", help=what)
-    else:
-        parser.add_argument("capture", type=Path, nargs="?", metavar="CAPTURE", help=f"{what} (default: {absent})")
-    parser.add_argument(
-        "--long-side",
-        type=argument_type(parse_pixels),
-        metavar="PIXELS",
-        help="make photographs smaller, to this long side",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("file", "every8"),
-        help="photographs to judge by: the capture's own, or every eighth by name (default: its own, if it has some)",
-    )
-    parser.add_argument("--strict", action="store_true", help="refuse a capture with photographs missing")
-
-
-def add_training(parser: ArgumentParser) -> None:
-    """What all trainings can be told."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default: 0)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file to keep what is trained so far in")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-
-
-def add_picture_size(parser: ArgumentParser) -> None:
-    """Of a picture that is drawn."""
-    pixels = argument_type(parse_pixels)
-    parser.add_argument("--width", type=pixels, metavar="PIXELS", help="of the picture (default: 800, or the camera's)")
-    parser.add_argument("--height", type=pixels, metavar="PIXELS", help="of the picture (default: as the width)")
 
 
 def _configure_train(parser: ArgumentParser) -> None:

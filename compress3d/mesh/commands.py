@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from compress3d.commands import parse_kept, parse_pixels
+from compress3d.arguments import parse_kept, parse_pixels
 from secateur.cli import Command, CommandGroup, argument_type, later
 
 _CLI = "compress3d.mesh.cli"

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from compress3d.commands import (
+from compress3d.arguments import (
     CAMERAS,
     UP,
     VIEWS,
