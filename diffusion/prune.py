@@ -74,7 +74,7 @@ def dry_run(recipe: DiffusionRecipe | RecipeFile[DiffusionRecipe]) -> DryRun:
         FileNotFoundError: there is no such model.
         ValueError: the recipe cannot be carried out: with its line.
     """
-    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    file = recipe_of(recipe)
     target = find_target(file)
     found = target.plan()
     estimated = estimate(target, file.recipe, found)
@@ -102,7 +102,7 @@ def prune(
         ValueError: the recipe cannot be carried out, nothing is loaded then; weights do not fit; memory would not
             suffice; latents or losses are not finite.
     """
-    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    file = recipe_of(recipe)
     folder = output or file.recipe.output
     if file.recipe.experts is not None:
         raise ValueError("a recipe of experts is carried out by diffusion.aptp.run.train_experts")

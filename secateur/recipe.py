@@ -109,8 +109,10 @@ def read_recipe(path: str | os.PathLike[str], kind: type[R]) -> RecipeFile[R]:
     return RecipeFile(_build(kind, values, lines, path), text, path, lines)
 
 
-def recipe_of(recipe: R) -> RecipeFile[R]:
-    """A recipe that was made in Python, with the YAML that says the same."""
+def recipe_of(recipe: R | RecipeFile[R]) -> RecipeFile[R]:
+    """A recipe that was made in Python, with the YAML that says the same; one that was read, as it is."""
+    if isinstance(recipe, RecipeFile):
+        return recipe
     return RecipeFile(recipe, yaml.safe_dump(to_plain(recipe), sort_keys=False, width=120))
 
 

@@ -75,7 +75,7 @@ def dry_run(recipe: VitRecipe | RecipeFile[VitRecipe]) -> DryRun:
         FileNotFoundError: there is no such model.
         ValueError: the recipe cannot be carried out: with its line.
     """
-    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    file = recipe_of(recipe)
     target = find_target(file)
     return DryRun(file.recipe.model.id, target.size, target.steps)
 
@@ -100,7 +100,7 @@ def prune(
         ValueError: the recipe cannot be carried out: nothing is loaded then; weights or images do not fit; losses are
             not finite.
     """
-    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    file = recipe_of(recipe)
     folder = output or file.recipe.output
     if folder is None:
         raise ValueError("no folder for the result: give -o, or output in the recipe")

@@ -100,7 +100,7 @@ def train_experts(
         FileNotFoundError: there is no such model.
         ValueError: the recipe has no experts or cannot be carried out; the model came without a pipeline of prompts.
     """
-    file = recipe if isinstance(recipe, RecipeFile) else recipe_of(recipe)
+    file = recipe_of(recipe)
     folder = output or file.recipe.output
     if file.recipe.experts is None or folder is None:
         raise ValueError("a recipe of experts needs experts, and a folder for the result: give -o, or output")

@@ -140,7 +140,8 @@ def test_a_recipe_is_saved_as_it_was_written(tmp_path: Path) -> None:
 def test_a_recipe_made_in_python_reads_back(tmp_path: Path) -> None:
     made = Recipe("a", Units(rate=2.0, floors={"heads": 1}), Taylor(reduce="square"), allocate_per_group, Path("x"))
     path = recipe_of(made).save(tmp_path)
-    assert read_recipe(path, Recipe).recipe == made
+    read = read_recipe(path, Recipe)
+    assert read.recipe == made and recipe_of(read) is read
     assert recipe_of(made).place("units").startswith("units: ")
     with pytest.raises(ValueError, match="cannot hold"):
         recipe_of(Recipe("a", allocator=lambda scores, groups, budget: {}))
