@@ -99,23 +99,20 @@ class PrunedModel:
 
 
 def count_patches(model: nn.Module) -> int:
-    """Patches of an image of the size that the model is configured for.
+    """Patches of an image of the size that the model is configured for; errors as for `patch_grid`."""
+    rows, columns = patch_grid(model)
+    return rows * columns
+
+
+def patch_grid(model: nn.Module) -> tuple[int, int]:
+    """Rows and columns of patches of an image of the size that the model is configured for.
 
     Raises:
         ValueError: the model has no patch embedding.
     """
-    config: Any = getattr(model, "config", None)
-    patch = getattr(config, "patch_size", None)
+    patch = getattr(getattr(model, "config", None), "patch_size", None)
     if patch is None:
         raise ValueError(f"{type(model).__name__} has no configuration with a patch_size")
-    height, width = example_inputs(model)["pixel_values"].shape[2:]
-    rows, columns = (patch, patch) if isinstance(patch, int) else patch
-    return (height // rows) * (width // columns)
-
-
-def patch_grid(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of patches."""
-    patch: Any = model.config.patch_size  # type: ignore[union-attr]
     height, width = example_inputs(model)["pixel_values"].shape[2:]
     rows, columns = (patch, patch) if isinstance(patch, int) else patch
     return height // rows, width // columns
