@@ -15,13 +15,13 @@ from diffusion.train import (
     DenoisingTask,
     DiffusionDistillation,
     DiffusionTraining,
-    Schedule,
     block_features,
 )
 from secateur.console import Report, silent
 from secateur.recovery.distill import OutputError, Term
 from secateur.recovery.lora import Lora, Perp
 from secateur.training import FitRecord, cosine, fit
+from secateur.training.rates import Rates
 
 _HELD_OUT = 0.1
 
@@ -116,7 +116,7 @@ def _terms(small: nn.Module, options: Recovery, student: Student | None) -> list
     return terms
 
 
-def _schedule(options: Recovery) -> Schedule:
+def _schedule(options: Recovery) -> Rates:
     if not options.constant:
         return cosine(min(options.warmup, options.steps - 1), options.steps)
     return lambda step: min(1.0, (step + 1) / (options.warmup + 1))

@@ -8,7 +8,7 @@ requires gradients, so adapters compose: `secateur.recovery.lora.Perp(...).prepa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from diffusion.denoiser import Denoiser, without_variance
 from diffusion.noising import Noising, Weighting
 from secateur.recovery.distill import Distillation, Features, Term
+from secateur.training.rates import Rates, by_steps
 from secateur.training.seeding import seeded
 
 Batch = Mapping[str, Any]
 """Has "latents", (N, C, H, W), and the conditions by name."""
-
-Schedule = Callable[[int], float]
-"""Step -> factor of the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class DiffusionTraining(lightning.LightningModule):
         *,
         rate: float = 1e-4,
         weight_decay: float = 0.0,
-        schedule: Schedule | None = None,
+        schedule: Rates | None = None,
         held_out: Sequence[Batch] = (),
     ) -> None:
         super().__init__()
@@ -174,7 +172,7 @@ class DiffusionDistillation(Distillation):
         task_weight: float = 1.0,
         rate: float = 1e-4,
         weight_decay: float = 0.0,
-        schedule: Schedule | None = None,
+        schedule: Rates | None = None,
         held_out: Sequence[Batch] = (),
     ) -> None:
         if teacher is network:
@@ -235,12 +233,9 @@ def _blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _adamw(module: nn.Module, rate: float, weight_decay: float, schedule: Schedule | None) -> Any:
+def _adamw(module: nn.Module, rate: float, weight_decay: float, schedule: Rates | None) -> Any:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("nothing requires gradients, so there is nothing to train")
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=weight_decay)
-    if schedule is None:
-        return optimizer
-    factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+    return by_steps(optimizer, schedule)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-Schedule = Callable[[int], float]
-"""Step -> factor of the learning rate."""
+from secateur.training.rates import Rates, by_steps
 
 
 def depths(module: nn.Module) -> dict[str, int]:
@@ -42,7 +41,7 @@ def adamw(
     rate: float,
     weight_decay: float = 0.05,
     layer_decay: float = 1.0,
-    schedule: Schedule | None = None,
+    schedule: Rates | None = None,
     beside: Iterable[nn.Parameter] = (),
 ) -> Mapping[str, Any]:
     """AdamW over what requires gradients: what `configure_optimizers` of a Lightning module returns.
@@ -85,10 +84,7 @@ def adamw(
         for (depth, decays), parameters in groups.items()
     ]
     optimizer = torch.optim.AdamW(options, lr=rate, fused=True)
-    if schedule is None:
-        return {"optimizer": optimizer}
-    factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+    return by_steps(optimizer, schedule)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

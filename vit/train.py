@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from secateur.console import Report, silent
 from secateur.recovery.distill import Distillation, Features, HardTargets, Seen, SoftTargets, Term
 from secateur.training import FitRecord, cosine, fit
+from secateur.training.rates import Rates
 from secateur.training.weights import evaluating
 from vit.augmentation import Augmentation
 from vit.data import Batch, ImageBatches, LabelledImages
-from vit.optimisers import Schedule, adamw
+from vit.optimisers import adamw
 from vit.tasks.task import Logits, Task, logits_of
 from vit.units.layouts import layers
 
@@ -57,7 +58,7 @@ class VisionTraining(lightning.LightningModule):
         rate: float = 1e-3,
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
-        schedule: Schedule | None = None,
+        schedule: Rates | None = None,
         auxiliary: Auxiliary | None = None,
         held_out: LabelledImages | None = None,
         batch_size: int = 256,
@@ -188,7 +189,7 @@ class VisionDistillation(Distillation):
         rate: float = 1e-3,
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
-        schedule: Schedule | None = None,
+        schedule: Rates | None = None,
         auxiliary: Auxiliary | None = None,
         held_out: LabelledImages | None = None,
         batch_size: int = 256,
