@@ -4,7 +4,8 @@ Each part is written into the JSON as soon as it is measured, beside what is the
 was measured under; so a run can be stopped, and --missing goes on with the parts that the JSON lacks.
 
 Minutes of one thread's processor time, by rows that were measured beside other work (a quiet machine needs less): dense
-11 (three trainings), static 45, tokens 36, peer 21, blocks 4, marked 7, segmentation 7, dimap 5, latency 4.
+11 (three trainings), static 45, tokens 130 (100 of them the long trainings), peer 21, blocks 4, marked 7, segmentation
+7, dimap 5, latency 4.
 """
 
 from __future__ import annotations
