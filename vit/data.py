@@ -186,7 +186,8 @@ class FolderImages(Dataset[Item | Unreadable]):
                 f"{folder} has no folders with images: {folder}/<class>/<name>.png is what is needed"
             )
         classes = tuple(dict.fromkeys(name for _, name in files))
-        labels = torch.tensor([classes.index(name) for _, name in files])
+        places = {name: place for place, name in enumerate(classes)}
+        labels = torch.tensor([places[name] for _, name in files])
         return cls(tuple(path for path, _ in files), labels, classes, preparation)
 
     def __len__(self) -> int:
