@@ -101,8 +101,9 @@ class Settings:
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Quality of the dense model, and of each of the others by name, on the same seeds."""
         sampling = subject.sampling(seed, self.samples(subject), self.steps(subject))
-        if sample is not None:
-            sampling = replace(sampling, sample=sample(sampling.sample))
+        sampling = replace(
+            sampling, sample=subject.once(sampling.sample) if sample is None else sample(sampling.sample)
+        )
         judges = [subject.judge]
         record, _ = evaluate(
             subject.dense, models, sampling, judges=judges, classifier=subject.features, shown=0, seed=seed

@@ -17,6 +17,7 @@ from diffusion.denoiser import Denoiser
 from diffusion.inputs import example_inputs
 from diffusion.noising import Noising
 from diffusion.sampling import PipelineSource, Sampling
+from diffusion.scores import LatentSource
 from diffusion.taylor import InformativeSteps, PredictionLoss
 from diffusion.text import sentence_encoder
 from diffusion.trajectory import Sampler, Trajectories
@@ -52,7 +53,7 @@ class Data:
 
 
 DIGITS = Data(digits, unseen_digits, digit_features, 400, 5)
-FASHION = Data(lambda: fashion_mnist("train"), lambda: fashion_mnist("test"), fashion_features, 1000, 10)
+FASHION = Data(lambda: fashion_mnist("train"), lambda: fashion_mnist("test"), fashion_features, 500, 10)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,22 @@ class Subject:
         of_seed = {each: self.asked[label] for each, label in zip(seeds, labels, strict=True)}
         source = PipelineSource(self.pipeline, of_seed, steps)
         return Sampling(source, tuple(seeds), tuple(labels), batch_size=200)
+
+    @cached_property
+    def _dense_latents(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
+
+    def once(self, sample: LatentSource) -> LatentSource:
+        """`sample`, which keeps what the dense model made: every part of a run compares with the same."""
+
+        def known(target: Any, seeds: Sequence[int], /) -> Tensor:
+            if target is not self.dense:
+                return sample(target, seeds)
+            if (asked := tuple(seeds)) not in self._dense_latents:
+                self._dense_latents[asked] = sample(target, seeds)
+            return self._dense_latents[asked]
+
+        return known
 
     def trajectories(self, seed: int, count: int, steps: int) -> Trajectories:
         """What EcoDiff and repair look along: the classes evenly."""
