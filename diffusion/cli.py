@@ -32,7 +32,6 @@ from secateur.files import replacing_file
 from secateur.importance import Random
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
-from secateur.surgery.manifest import hash_weights
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
@@ -177,9 +176,7 @@ def evaluate_folders(
         inputs = example_inputs(dense.network, batch=judging.batch_size, text_tokens=tokens)
         generator = Generator(dense, file)
         protocol = protocol_of(generator)
-        weights = [hash_weights(network) for network in (dense.network, *others.values())]
-        identity = {"model": str(reference), "weights": weights, "device": device, "judging": judging, **protocol}
-        found, pictures = _judge(dense, others, generator, inputs, report, store, identity)
+        found, pictures = _judge(dense, others, generator, inputs, report, store)
     record = record_of(found, [reference, *candidates], start, protocol, reference.name)
     side_by_side(pictures, output / SAMPLES_PICTURE)
     page = evaluation_page(found, pictures, reference.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from secateur.console import Report, silent
 from secateur.evaluation.chunks import ChunkStore
 from secateur.metrics.distribution import DistributionJudge
 from secateur.metrics.features import ClassifierFeatures, digit_features, fashion_features, unseen_digits
+from secateur.recipe import to_plain
+from secateur.surgery.manifest import hash_weights
 
 
 def judge(
@@ -28,7 +31,6 @@ def judge(
     inputs: Any,
     report: Report = silent,
     store: ChunkStore | None = None,
-    identity: Any = None,
 ) -> tuple[Evaluation, dict[str, Float[Tensor, "K C H W"]]]:
     """Sample all networks on the same seeds, none of which calibration saw, and measure them.
 
@@ -39,7 +41,6 @@ def judge(
         inputs: arguments of one forward, by which networks are counted and timed.
         report: told how far it is.
         store: where what is known of finished samples is kept; None: nowhere.
-        identity: all that the samples depend on.
 
     Returns:
         the record, and the first pictures of each by name.
@@ -60,7 +61,7 @@ def judge(
         shown=options.shown,
         report=report,
         store=store,
-        identity=identity,
+        identity=identity_of([model.network, *pruned.values()], generator),
     )
 
 
@@ -87,6 +88,16 @@ def sampling_of(
         options.batch_size,
     )
     return sampling, judges, classifier
+
+
+def identity_of(networks: Sequence[nn.Module], generator: Generator) -> dict[str, Any]:
+    """All that the samples of these networks depend on."""
+    return {
+        "weights": [hash_weights(network) for network in networks],
+        "device": str(next(networks[0].parameters()).device),
+        "recipe": to_plain(generator.file.recipe),
+        "secateur": version("secateur"),
+    }
 
 
 def protocol_of(generator: Generator) -> dict[str, Any]:

@@ -246,7 +246,8 @@ class _Run:
     def evaluated(self, pruned: Mapping[str, nn.Module]) -> tuple[Evaluation, dict[str, torch.Tensor]]:
         with self.steps("evaluate"):
             inputs = self.example(self.recipe.evaluation.batch_size)
-            return judge(self.model, pruned, self.generator, inputs, stretch(self.report, 0.85, 0.97))
+            report, store = stretch(self.report, 0.85, 0.97), self.stages.chunks()
+            return judge(self.model, pruned, self.generator, inputs, report, store)
 
     def example(self, batch: int) -> dict[str, Any]:
         tokens = self.target.source.architecture.text_tokens or 77

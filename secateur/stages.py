@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from secateur.evaluation.chunks import ChunkStore
 from secateur.tensor_files import TensorFormat
 from secateur.units import Scores
 
@@ -99,6 +100,10 @@ class Stages:
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in flat.items()}
         kind.format.save(path, tensors, {"identity": identity, "others": dict(others)})
         return made
+
+    def chunks(self) -> ChunkStore:
+        """Where the run's evaluation keeps what it has seen of each model; `clear` removes it."""
+        return ChunkStore(self.folder)
 
     def clear(self) -> None:
         """Remove what only a run that was cut short needs; the scores stay."""

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,13 @@ class _Run:
 
     def evaluated(self, candidates: Mapping[str, nn.Module]) -> tuple[Evaluation, Pictures]:
         options = self.recipe.evaluation
+        models = (self.model.network, *candidates.values())
+        identity = {
+            "weights": [hash_weights(model) for model in models],
+            "recipe": to_plain(self.recipe),
+            "images": self.images.test.signature(),
+            "secateur": version("secateur"),
+        }
         return evaluate(
             self.model.network,
             candidates,
@@ -302,6 +310,8 @@ class _Run:
             repeats=options.repeats,
             shown=options.shown,
             report=stretch(self.report, 0.85, 0.97),
+            store=self.stages.chunks(),
+            identity=identity,
         )
 
     def record(self, plans: list[StepPlan], evaluation: Evaluation) -> Pruning:

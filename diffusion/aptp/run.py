@@ -25,7 +25,7 @@ from diffusion.choose import Target, find_target
 from diffusion.estimate import refuse_too_large
 from diffusion.evaluate import Evaluation, evaluate
 from diffusion.inputs import example_inputs
-from diffusion.judging import asked_of, protocol_of, sampling_of
+from diffusion.judging import asked_of, identity_of, protocol_of, sampling_of
 from diffusion.prompting import Classes
 from diffusion.prune import load
 from diffusion.recipe import DiffusionRecipe
@@ -237,6 +237,8 @@ class _Run:
                 classifier=classifier,
                 shown=options.shown,
                 report=stretch(self.report, 0.85, 0.97),
+                store=self.stages.chunks(),
+                identity={"codes": codes, **identity_of([self.model.network, *networks.values()], self.generator)},
             )
         return evaluation, pictures, dict(zip(asked, codes, strict=True))
 

@@ -30,8 +30,9 @@ from secateur.recipe import NAME
 from secateur.recovery.refit import ObsRefit
 from secateur.units import Scores
 from tests.diffusion.models import random_model
-from tests.diffusion.recipes import SHORT, recipe, save_dit
+from tests.diffusion.recipes import JUDGING, SHORT, recipe, save_dit
 from tests.secateur.evaluation.runs import checked_run
+from tests.secateur.evaluation.stops import count_chunks
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,22 @@ def test_a_stopped_run_does_not_score_again(dit: Path, tmp_path: Path, monkeypat
     assert counter.read_text() == "1"
     whole, _ = prune(replace(made, criterion=Counted(str(tmp_path / "other"))), tmp_path / "whole")
     assert torch.equal(outputs(resumed.module), outputs(whole.module))
+
+
+def test_samples_that_a_stopped_run_has_judged_are_not_drawn_again(
+    dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(dit, evaluation=replace(JUDGING, batch_size=1))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        count_chunks(patched, stop_before=3)
+        prune(made, tmp_path)
+    with monkeypatch.context() as patched:
+        again = count_chunks(patched)
+        _, resumed = prune(made, tmp_path)
+    assert again == [3]
+    assert {path.name for path in (tmp_path / "stages").iterdir()} == {"scores.safetensors"}
+    _, whole = prune(made, tmp_path / "whole")
+    assert resumed.evaluation.candidates[0].paired == whole.evaluation.candidates[0].paired
 
 
 def test_scores_of_another_recipe_are_not_taken(dit: Path, tmp_path: Path) -> None:

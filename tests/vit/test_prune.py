@@ -22,8 +22,9 @@ from secateur.recipe import NAME
 from secateur.surgery.cost import count_params
 from secateur.units import Scores
 from tests.secateur.evaluation.runs import checked_run
+from tests.secateur.evaluation.stops import count_chunks
 from tests.vit.models import first_output, inputs
-from tests.vit.recipes import recipe, save_model
+from tests.vit.recipes import JUDGING, recipe, save_model
 from vit.lpvit import LPViT
 from vit.prune import prune
 from vit.pruned import BLOCKS, load_pruned
@@ -239,6 +240,22 @@ def test_a_stopped_run_does_not_score_or_train_again(
     assert counter.read_text() == "1"
     whole, _ = prune(made, tmp_path / "whole")
     assert torch.equal(outputs(resumed.runnable()), outputs(whole.runnable()))
+
+
+def test_images_that_a_stopped_run_has_judged_are_not_seen_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(folder, evaluation=replace(JUDGING, batch_size=1))
+    monkeypatch.setattr("vit.evaluate.CHUNK", 4)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        count_chunks(patched, stop_before=1)
+        prune(made, tmp_path)
+    with monkeypatch.context() as patched:
+        again = count_chunks(patched)
+        _, resumed = prune(made, tmp_path)
+    _, whole = prune(made, tmp_path / "whole")
+    assert again == [1, 2]
+    assert resumed.evaluation.candidates[0].classified == whole.evaluation.candidates[0].classified
 
 
 def test_a_pruned_folder_can_be_pruned_again(folder: Path, tmp_path: Path) -> None:
