@@ -87,6 +87,15 @@ def test_long_trainings_have_one_schedule_but_for_what_merging_cannot(bench: Loa
         assert macs(reduced, of) < 0.5 * macs(of.network, of)
 
 
+def test_long_parts_say_how_many_patches_stay_and_how_fast_that_is(bench: Load, settings: Any, tmp_path: Path) -> None:
+    long = bench("vision.long_tokens")
+    part = long.jobs(settings)["Cropr: 2x, long"](lambda *_: None, tmp_path)
+    row = part["rows"][0]
+    assert part["patches"] == list(long.PATCHES)
+    assert row["steps"] == settings.long_recovery().steps and 0 <= row["accuracy_tuned"] <= 1
+    assert row["speedup"] > 0 and row["throughput_of_random"] > 0
+
+
 def test_heads_of_dense_tasks_learn_the_classes_of_patches(bench: Load, settings: Any) -> None:
     of, tokens = bench("vision.subjects").subject("segmentation", settings), bench("vision.tokens")
     reduced = tokens.built(of, "Cropr", 1.5, True, 0)
