@@ -96,6 +96,15 @@ def test_long_parts_say_how_many_patches_stay_and_how_fast_that_is(bench: Load, 
     assert row["speedup"] > 0 and row["throughput_of_random"] > 0
 
 
+def test_long_parts_time_all_methods_at_each_batch(bench: Load, settings: Any, tmp_path: Path) -> None:
+    long = bench("vision.long_tokens")
+    rows = long.jobs(settings)["speed: 2x, long"](lambda *_: None, tmp_path)["rows"]
+    assert [(row["batch"], row["method"]) for row in rows] == [
+        (batch, method) for batch in long.SPEED_BATCHES for method in long.METHOD_NAMES
+    ]
+    assert all(row["speedup"] > 0 and row["throughput_of_random"] > 0 for row in rows)
+
+
 def test_heads_of_dense_tasks_learn_the_classes_of_patches(bench: Load, settings: Any) -> None:
     of, tokens = bench("vision.subjects").subject("segmentation", settings), bench("vision.tokens")
     reduced = tokens.built(of, "Cropr", 1.5, True, 0)

@@ -10,7 +10,7 @@ from parts import Job
 
 from secateur.console import Report
 from vision.judging import cost
-from vision.settings import Settings
+from vision.settings import Settings, as_speed
 from vision.subjects import Subject, subject
 from vision.tokens import DENSE, METHODS, finished, measured_speed, trained
 from vit.tokens import Counts, ReducedModel
@@ -27,17 +27,24 @@ HOW = (
     "and 16, since torch's attention on CPUs is fast for multiples of 16. ToMe merges half of the patches at most, so "
     "it keeps a few more where others lose more than half. Speed is measured as after the short training."
 )
+SPEED_HOW = (
+    "The networks of the long parts before their training, which changes no shape: all take turns on the same "
+    "pictures. throughput_of_random: pictures per second over those of random dropping."
+)
 METHOD_NAMES = ("random", "ToMe", "Cropr")
 PATCHES = (49, 31, 15, 7, 3)
 """Patches that the layers of the demo model see."""
+
+SPEED_BATCHES = (1, 8, 32, 128)
 
 PLACE: Place = "before layer"
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
-    """One part a method, and one for the control."""
+    """One part a method, one for the control, and one for speed by batch."""
     found: dict[str, Job] = {f"{DENSE}: long": partial(_control, settings)}
-    return found | {f"{method}: 2x, long": partial(_method, method, settings) for method in METHOD_NAMES}
+    found |= {f"{method}: 2x, long": partial(_method, method, settings) for method in METHOD_NAMES}
+    return found | {"speed: 2x, long": partial(_speed, settings)}
 
 
 def built(of: Subject, method: str, seed: int) -> ReducedModel:
@@ -80,3 +87,16 @@ def _method(method: str, settings: Settings, report: Report, folder: Path) -> di
             facts |= measured_speed(of, final, built(of, "random", seed), settings)
         rows.append(facts)
     return {"how": HOW, "score": of.task.score_name, "patches": list(patches), "rows": rows}
+
+
+def _speed(settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    of, rows = subject("fashion", settings), list[dict[str, Any]]()
+    networks = {DENSE: of.network} | {method: finished(built(of, method, 0)) for method in METHOD_NAMES}
+    for number, batch in enumerate(SPEED_BATCHES):
+        report(number / len(SPEED_BATCHES), f"speed, batches of {batch}")
+        times = settings.times(networks, of.batch(batch))
+        for method in METHOD_NAMES:
+            facts = as_speed(times[method], times[DENSE], batch)
+            facts["throughput_of_random"] = times["random"]["cpu_ms"] / times[method]["cpu_ms"]
+            rows.append({"method": method, "batch": batch} | facts)
+    return {"how": SPEED_HOW, "rows": rows}
