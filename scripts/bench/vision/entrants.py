@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from secateur.allocation import Budget, allocate_per_group
+from secateur.allocation import Budget, allocate_per_group, unit_costs
 from secateur.distortion import RateDistortion, measure_curves
 from secateur.greedy import Stage, prune_greedily
 from secateur.importance import (
@@ -94,8 +94,8 @@ def _rate_distortion(of: Subject, share: float, seed: int, settings: Settings) -
     return target.cut(allocate_cut(target, scores, budget, RateDistortion(curves))).module
 
 
-DEPTH, NEURONS = 0.44, 0.96
-"""What is gone when whole modules, and then neurons, have been pruned: shares of all that goes, as in MultiPruner."""
+DEPTH = 0.44
+"""Whole modules' share of all that goes, as in MultiPruner."""
 
 CHUNK = 16
 """Neurons that go together."""
@@ -103,29 +103,34 @@ CHUNK = 16
 
 def _multi_pruner(of: Subject, share: float, seed: int, settings: Settings) -> nn.Module:
     """Depth, neurons, heads, each by the loss on the calibration; then single units until the budget is met."""
-    target = units(of, ("attentions", "feed_forwards", *INNER))
-    gone = (1 - share) * count_macs(of.network, example_inputs(of.network))
+    inputs = example_inputs(of.network)
+    limit = share * count_macs(of.network, inputs)
     pictures, labels = of.calibration(seed, settings, batch=128)[0]
-    widths = {"heads", "neurons"}
+    chunk = 4 * CHUNK if settings.quick else CHUNK
 
     @torch.no_grad()
     def loss(network: Any) -> float:
         return float(cross_entropy(logits_of(network(pictures)), labels))
 
-    def kind(group: UnitGroup) -> str:
-        return group.name.rpartition(".")[2]
-
-    stages = [
-        Stage(lambda group: kind(group) not in widths, DEPTH * gone, "macs"),
-        Stage(lambda group: kind(group) == "neurons", NEURONS * gone, "macs", 4 * CHUNK if settings.quick else CHUNK),
-        # What is left over goes unit by unit, so that all meet the same budget.
-        Stage(lambda group: kind(group) == "heads", 0.98 * gone, "macs"),
+    depth = Stage(lambda group: True, DEPTH * (1 - share) / share * limit, "macs")
+    shallow, _ = prune_greedily(units(of, ("attentions", "feed_forwards")), [depth], loss)
+    left = prunable(shallow.module, INNER, inputs)
+    # What is left over goes unit by unit, so that all meet the same budget.
+    rest = 0.96 * (count_macs(shallow.module, inputs) - limit)
+    held = {kind: sum(float(unit_costs(each, "macs").sum()) for each in _of(kind, left)) for kind in INNER}
+    neurons = rest * held["neurons"] / sum(held.values())
+    widths = [
+        Stage(lambda group: group.name.endswith("neurons"), neurons, "macs", chunk),
+        Stage(lambda group: group.name.endswith("heads"), rest, "macs"),
     ]
-    small, _ = prune_greedily(target, stages, loss)
-    left = prunable(small.module, INNER, example_inputs(of.network))
-    limit = count_macs(of.network, example_inputs(of.network)) - gone
+    small, _ = prune_greedily(left, widths, loss)
+    last = prunable(small.module, INNER, inputs)
     budget = Budget(limit=limit, cost="macs")
-    return left.cut(allocate_cut(left, Magnitude(2.0).score(left), budget)).module
+    return last.cut(allocate_cut(last, Magnitude(2.0).score(last), budget)).module
+
+
+def _of(kind: str, network: Network) -> list[UnitGroup]:
+    return [group for group in network.groups() if group.name.endswith(kind)]
 
 
 def _slim_sam(of: Subject, share: float, seed: int, settings: Settings) -> nn.Module:
