@@ -53,7 +53,7 @@ class Data:
 
 
 DIGITS = Data(digits, unseen_digits, digit_features, 400, 5)
-FASHION = Data(lambda: fashion_mnist("train"), lambda: fashion_mnist("test"), fashion_features, 500, 10)
+FASHION = Data(lambda: fashion_mnist("train"), lambda: fashion_mnist("test"), fashion_features, 300, 10)
 
 
 @dataclass(frozen=True)
