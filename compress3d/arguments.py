@@ -20,6 +20,7 @@ UP: dict[str, Any] = {
     "default": "-y",
     "help": "axis of the scene that points up in the views that are sampled (--up=z; default: -y)",
 }
+DEVICE: dict[str, Any] = {"metavar": "NAME", "help": "cpu or cuda (default: cuda where there is one)"}
 
 
 def parse_share(value: Any) -> float:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from compress3d.arguments import (
     CAMERAS,
+    DEVICE,
     UP,
     VIEWS,
     add_capture,
@@ -247,7 +248,7 @@ def _configure_train(parser: ArgumentParser) -> None:
         "--start", type=Path, metavar="FILE.ply", help="coloured points to start from, instead of the capture's own"
     )
     parser.add_argument("--antialiased", action="store_true", help="train for the mip (antialiased) rasteriser")
-    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", **DEVICE)
     add_training(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="folder for index.html and results.json")
 

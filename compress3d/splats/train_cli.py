@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from compress3d.captures import Split, read_capture
 from compress3d.captures.points_ply import read_points
+from compress3d.devices import device_named
 from compress3d.splats.densify import Adaptive, MarkovChain
 from compress3d.splats.evaluate import SceneFile
 from compress3d.splats.formats import read_scene, write_scene
@@ -73,7 +71,7 @@ def train_capture(
                 photographs,
                 steps=steps,
                 training=training,
-                device=_device(device),
+                device=device_named(device),
                 checkpoint=checkpoint,
                 resume=resume,
                 report=stretch(progress, 0.01, 0.99),
@@ -109,13 +107,3 @@ def _pruning(prune: str | None, keep: str | None) -> PruneAt | None:
             raise ValueError(f"SUNDAE keeps a share of what has grown, not a count such as --keep {keep}")
         return sundae() if amount is None else sundae(amount)
     return None if amount is None else to_budget(amount)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise ValueError(f"--device {name}: choose cpu or cuda")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: torch finds no CUDA device here")
-    return torch.device(name)
