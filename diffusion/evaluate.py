@@ -24,8 +24,7 @@ from secateur.metrics.distribution import (
     mean_interval,
     paired_interval,
 )
-from secateur.metrics.network import NetworkCost, measure_network
-from secateur.metrics.timing_turn import timing_turn
+from secateur.metrics.network import NetworkCost, measure_networks
 from secateur.report.notebook import table_html
 from secateur.report.record import Steps
 
@@ -184,9 +183,9 @@ def evaluate(
         quality = {name: _judged(rows, index, judges, sampling, classifier, seed) for index, name in enumerate(models)}
     costs: dict[str, NetworkCost | None] = dict.fromkeys(models)
     if example_inputs is not None:
-        with steps("time"), timing_turn():
+        with steps("time"):
             report(1.0, "timing")
-            costs = {n: measure_network(m, example_inputs, repeats=repeats, threads=threads) for n, m in models.items()}
+            costs = {**measure_networks(models, example_inputs, repeats=repeats, threads=threads)}
     reference, *others = (EvaluatedModel(name, costs[name], *quality[name]) for name in models)
     options: dict[str, object] = {
         "samples": len(sampling.seeds),

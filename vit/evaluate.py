@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Self
@@ -22,12 +22,9 @@ from secateur.evaluation.chunks import CHUNK, ChunkStore, Gathering, Rows
 from secateur.evaluation.measurements import pack_answers
 from secateur.metrics.distribution.bootstrap import mean_interval, paired_interval
 from secateur.metrics.interval import Interval
-from secateur.metrics.network import NetworkCost, measure_network
-from secateur.metrics.speed import Speed
-from secateur.metrics.timing_turn import timing_turn
+from secateur.metrics.network import NetworkCost, measure_networks
 from secateur.report.notebook import table_html
 from secateur.report.record import Steps
-from secateur.surgery.cost import measure_latency
 from secateur.training.weights import evaluating
 from vit.alignment import embedding_of
 from vit.data import Images, Item, LabelledImages, held
@@ -191,9 +188,9 @@ def evaluate(
             drawn = draw_tokens(model, first.subset(slice(shown)))
             if drawn:
                 pictures[name] = drawn
-    with steps("time"), timing_turn():
+    with steps("time"):
         batch = {"pixel_values": _batch(first, batch_size).to(_device(dense))}
-        costs = _timed(models, batch, threads, repeats, stretch(report, 0.6, 1.0))
+        costs = measure_networks(models, batch, repeats=repeats, threads=threads, report=stretch(report, 0.6, 1.0))
     answers = [Answers.from_rows(rows, index) for index in range(len(models))] if classes else []
     judged = [
         EvaluatedModel(
@@ -332,33 +329,6 @@ def _check(outputs: Tensor, name: str, dense: Tensor | None) -> None:
     broken = int((~outputs.isfinite()).flatten(1).any(dim=1).sum())
     if broken:
         raise ValueError(f"{name}: outputs of {broken} of {len(outputs)} images are not finite")
-
-
-def _timed(
-    models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], threads: int | None, repeats: int, report: Report
-) -> dict[str, NetworkCost]:
-    """What each model costs; they take turns with timing, so that other work on the machine hits all."""
-    costs = {name: measure_network(model, batch, repeats=1, threads=threads) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for done in range(repeats):
-        report(done / repeats, "timing")
-        for name, model in models.items():
-            times[name] += measure_latency(model, batch, repeats=1, threads=threads).times_ms
-    return {name: _with_times(cost, times[name]) for name, cost in costs.items()}
-
-
-def _with_times(cost: NetworkCost, times_ms: Sequence[float]) -> NetworkCost:
-    """The cost with the times that were taken in turns."""
-    found = cost.latency
-    latency = Speed.of(
-        times_ms,
-        frames=found.frames,
-        threads=found.threads,
-        load_average=found.load_average,
-        first_call_ms=found.first_call_ms,
-        clock=found.clock,
-    )
-    return replace(cost, latency=latency)
 
 
 def _relative_error(rows: Rows, index: int) -> float:

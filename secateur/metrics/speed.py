@@ -64,6 +64,17 @@ class Speed:
             1000.0 / median, median, min(times), frames, len(times), threads, load_average, times, first_call_ms, clock
         )
 
+    def with_times(self, times_ms: Sequence[float]) -> Self:
+        """The same with these repeats, at least one."""
+        return self.of(
+            times_ms,
+            frames=self.frames,
+            threads=self.threads,
+            load_average=self.load_average,
+            first_call_ms=self.first_call_ms,
+            clock=self.clock,
+        )
+
 
 def measure_speed(draw: Callable[[int], object], frames: int, *, repeats: int = 5, threads: int | None = None) -> Speed:
     """Time `draw(frame)` for frame 0 .. frames-1, `repeats` times after one warm-up of all the frames.
