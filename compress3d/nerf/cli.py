@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compress3d.cameras import Cameras
 from compress3d.captures import Split, read_capture
+from compress3d.devices import device_named
 from compress3d.nerf.commands import SUFFIX
 from compress3d.nerf.compress import CompressRecord, Worth, check_options, compress
 from compress3d.nerf.evaluate import FieldEvaluation, quality_to_photographs, view_speed
@@ -44,9 +45,11 @@ def train_capture(
     seed: int,
     checkpoint: Path | None,
     resume: bool,
+    device: str | None = None,
 ) -> TrainRecord:
     """`secateur nerf train`."""
     check_writing(output, checkpoint, resume)
+    where = device_named(device)
     training = Training(levels=levels, log2_table=log2_table, seed=seed)
     with progress_bar() as progress:
         photographs = read_capture(
@@ -57,6 +60,7 @@ def train_capture(
                 photographs,
                 steps=steps,
                 training=training,
+                device=where,
                 checkpoint=checkpoint,
                 resume=resume,
                 report=stretch(progress, 0.01, 1.0),
@@ -70,7 +74,14 @@ def show_training(record: TrainRecord) -> None:
 
 
 def render_file(
-    file: Path, output: Path, camera: Path | None, orbit: int | None, up: str, width: int | None, height: int | None
+    file: Path,
+    output: Path,
+    camera: Path | None,
+    orbit: int | None,
+    up: str,
+    width: int | None,
+    height: int | None,
+    device: str | None = None,
 ) -> list[str]:
     """`secateur nerf render`; the pictures' paths."""
     from PIL import Image
@@ -80,7 +91,7 @@ def render_file(
     if camera is not None and orbit is not None:
         raise ValueError("a picture is taken with --camera or with --orbit, not with both")
     check_folder(output.parent)
-    field = load_field(file)
+    field = load_field(file).to(device_named(device))
     if camera is None:
         width = width or height or 800
         cameras = orbit_of(field.box, orbit or 1, width, height or width, AXES[up])
@@ -91,18 +102,18 @@ def render_file(
         paths = [output.with_stem(f"{output.stem}-{index:03d}") for index in range(len(cameras))]
     with progress_bar() as progress:
         for index, (path, picture) in enumerate(zip(paths, render_each(field, cameras), strict=True)):
-            pixels = (picture.image.clamp(0, 1) * 255 + 0.5).byte().numpy()
+            pixels = (picture.image.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
             with replacing_file(path) as temporary:
                 Image.fromarray(pixels).save(temporary, _PICTURE_FORMATS[path.suffix.lower()])
             progress((index + 1) / len(paths), "rendering")
     return [str(path) for path in paths]
 
 
-def points_file(file: Path, output: Path, count: int, seed: int) -> list[str]:
+def points_file(file: Path, output: Path, count: int, seed: int, device: str | None = None) -> list[str]:
     """`secateur nerf points`; the path of the points."""
     if output.suffix != ".ply":
         raise ValueError(f"{output}: points are written as .ply")
-    field = load_field(file)
+    field = load_field(file).to(device_named(device))
     with progress_bar() as progress:
         views = views_around(field.box, _POINT_VIEWS, _POINT_VIEW_SIZE)
         save_points(surface_points(field, views, count, seed=seed, report=progress), output)
@@ -116,15 +127,22 @@ def show_pictures(paths: list[str]) -> None:
 
 
 def evaluate_file(
-    file: Path, capture: Path, long_side: int | None, split: Split | None, strict: bool, report: Path | None = None
+    file: Path,
+    capture: Path,
+    long_side: int | None,
+    split: Split | None,
+    strict: bool,
+    report: Path | None = None,
+    device: str | None = None,
 ) -> FieldEvaluation:
     """`secateur nerf evaluate`."""
+    where = device_named(device)
     if report is not None:
         check_folder(report)
     start, clock = Start.now(), Steps()
     with progress_bar() as progress:
         with clock("read"):
-            field = load_field(file)
+            field = load_field(file).to(where)
             photographs = read_capture(
                 capture, strict=strict, split=split, long_side=long_side, report=stretch(progress, 0.0, 0.1)
             )
@@ -166,13 +184,14 @@ def compress_file(
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Path | None = None,
+    device: str | None = None,
 ) -> CompressRecord:
     """`secateur nerf compress`."""
-    start = Start.now()
+    start, where = Start.now(), device_named(device)
     check_writing(output, checkpoint, resume)
     if report is not None:
         check_folder(report)
-    field, before = load_field(file), file.stat().st_size
+    field, before = load_field(file).to(where), file.stat().st_size
     each = [int(one) for one in bits.split(",")]
     wanted = each[0] if len(each) == 1 else each
     # Now rather than after photographs were read.
@@ -200,7 +219,7 @@ def compress_file(
         record = replace(record, bytes_before=before, bytes=save_field(small, output, rounding))
         if report is not None:
             progress(1.0, "drawing the report")
-            fields = (field, load_field(output))
+            fields = (field, load_field(output).to(where))
             shared = compression_record(record, fields, (file, output), photographs, start)
             write(shared, compression_page(shared, record, fields, photographs), report)
         return record

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from compress3d.arguments import (
     CAMERAS,
+    DEVICE,
     UP,
     VIEWS,
     add_capture,
@@ -61,6 +62,7 @@ def _configure_train(parser: ArgumentParser) -> None:
         "--log2-table", type=count, default=17, metavar="N", help="most rows of a level are 2^N, 8 to 22 (default: 17)"
     )
     add_training(parser)
+    parser.add_argument("--device", **DEVICE)
 
 
 def _configure_compress(parser: ArgumentParser) -> None:
@@ -96,6 +98,7 @@ def _configure_compress(parser: ArgumentParser) -> None:
         help="training steps that win back what compression cost (default: 300; 0: none)",
     )
     add_training(parser)
+    parser.add_argument("--device", **DEVICE)
     _add_report(parser)
 
 
@@ -109,6 +112,7 @@ def _configure_render(parser: ArgumentParser) -> None:
     parser.add_argument("--orbit", type=count, metavar="K", help="K views around (default: 1, without a --camera)")
     parser.add_argument("--up", **UP)
     add_picture_size(parser)
+    parser.add_argument("--device", **DEVICE)
 
 
 def _configure_points(parser: ArgumentParser) -> None:
@@ -117,11 +121,13 @@ def _configure_points(parser: ArgumentParser) -> None:
     count = argument_type(parse_whole)
     parser.add_argument("--count", type=count, default=50_000, metavar="N", help="the most points (default: 50000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the pixels (default: 0)")
+    parser.add_argument("--device", **DEVICE)
 
 
 def _configure_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FIELD", help="a neural field, .safetensors")
     add_capture(parser)
+    parser.add_argument("--device", **DEVICE)
     _add_report(parser)
 
 
@@ -150,6 +156,7 @@ class FieldEvaluator:
         "--cameras": CAMERAS,
         "--views": VIEWS,
         "--up": UP,
+        "--device": DEVICE,
     }
     run = staticmethod(later("compress3d.nerf.evaluation", "evaluate_files"))
 

@@ -85,13 +85,20 @@ def sample_weights(
     """w_i of each sample, 0 behind the end of its ray, in plain torch."""
     if not len(densities):
         return densities
+    before, depths = optical_depths(densities, starts, lengths)
+    weights = torch.exp(-before) * -torch.expm1(-depths)
+    return torch.where(before < LARGEST_DEPTH, weights, 0).to(densities)
+
+
+def optical_depths(
+    densities: Float[Tensor, " N"], starts: Int64[Tensor, " rays"], lengths: Float[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Of each sample, of one at least, the depth of all before it on its ray, and its own; float64, in plain torch."""
     depths = (densities * lengths.to(densities)).double()
     before = depths.cumsum(0) - depths
     rays = torch.repeat_interleave(starts.diff())
     # The sum before a ray's first sample.
-    before = before - before[starts[:-1].clamp(max=len(densities) - 1)][rays]
-    weights = torch.exp(-before) * -torch.expm1(-depths)
-    return torch.where(before < LARGEST_DEPTH, weights, 0).to(densities)
+    return before - before[starts[:-1].clamp(max=len(densities) - 1)][rays], depths
 
 
 class _Composite(torch.autograd.Function):

@@ -182,6 +182,7 @@ def score_rows(field: Field, capture: Capture, worth: Worth, seed: int = 0) -> S
 def keep_best(field: Field, scores: Scores, keep: float | int, levels: int | None = None) -> Keep:
     """What stays of a field: the best levels, and of their rows the best, in all as many as `keep` says of all rows."""
     groups = {group.name: group for group in field.groups()}
+    scores = {name: values.cpu() for name, values in scores.items()}
     kept: Keep = {name: torch.ones(group.size, dtype=torch.bool) for name, group in groups.items()}
     if levels is not None:
         kept |= allocate(scores, [groups[LEVELS]], Budget(limit=levels))

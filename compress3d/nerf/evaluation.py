@@ -15,6 +15,7 @@ from torch import Tensor
 from compress3d.cameras import Cameras
 from compress3d.captures import Capture, Split, read_capture
 from compress3d.captures.capture import WHITE
+from compress3d.devices import device_named
 from compress3d.nerf.evaluate import beside_photograph
 from compress3d.nerf.field import Field
 from compress3d.nerf.files import load_field
@@ -99,6 +100,7 @@ def evaluate_files(
     views: int = 16,
     up: str = "-y",
     seed: int = 0,
+    device: str | None = None,
 ) -> Evaluated:
     """`secateur evaluate` for fields; views are sampled by no chance, so that the seed changes nothing.
 
@@ -113,18 +115,19 @@ def evaluate_files(
         views: how many of those.
         up: axis of the world that points up in them.
         seed: see above.
+        device: where fields are; None: on CUDA where there is some.
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: a file is no field, or photographs and cameras are both given.
+        ValueError: a file is no field, there is no such device, or photographs and cameras are both given.
     """
-    start, clock = Start.now(), Steps()
+    start, clock, where = Start.now(), Steps(), device_named(device)
     if capture is not None and cameras is not None:
         raise ValueError("fields are judged by photographs or through cameras: give --capture or --cameras, not both")
     paths = [reference, *candidates]
     with progress_bar() as progress:
         with clock("read"):
-            fields = [load_field(path) for path in paths]
+            fields = [load_field(path).to(where) for path in paths]
             judging = _views(fields[0], capture, long_side, split, cameras, views, up)
         with clock("judge"):
             shown = shown_views(judging.indices)
@@ -205,7 +208,7 @@ def _timed(one: Field, views: Views) -> tuple[Speed, PeakMemory]:
     draw = partial(render, one, views.cameras)
     frames = min(_TIMED_VIEWS, len(views.indices))
     speed = measure_speed(lambda frame: draw(views.indices[frame]), frames, repeats=_TIMED_REPEATS)
-    return speed, measure_peak_memory(lambda: draw(views.indices[0]), torch.device("cpu"))
+    return speed, measure_peak_memory(lambda: draw(views.indices[0]), one.device)
 
 
 def _subject(

@@ -79,6 +79,11 @@ class Field(nn.Module):
         _check(self)
 
     @property
+    def device(self) -> torch.device:
+        """Where it is, and rays are looked along."""
+        return self.occupancy.bits.device
+
+    @property
     def width(self) -> int:
         """Features of a position, L F."""
         return len(self.levels) * self._parameters["table"].shape[1]  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from compress3d.nerf import hashgrid_kernels as kernels
 from compress3d.nerf.levels import MOST_FEATURES, PRIMES, Level, first_rows
+from compress3d.nerf.tiny_cuda import encode_tiny_cuda, serves
 
 Levels = tuple[Level, ...]
 
@@ -30,8 +31,8 @@ def encode(
 ) -> Float[Tensor, "N LF"]:
     """Trilinear features of all levels, one after the other (arXiv 2201.05989, section 3 and figure 3).
 
-    On the CPU by numba kernels, differentiable once in table and positions and equal from run to run; elsewhere by
-    `encode_reference`.
+    On the CPU by numba kernels, differentiable once in table and positions and equal from run to run. On CUDA by
+    tiny-cuda-nn where that serves (`compress3d.nerf.tiny_cuda`); elsewhere by `encode_reference`.
 
     Args:
         positions: N points, [0, 1]^3; coordinates outside count as on the side of the cube.
@@ -45,7 +46,8 @@ def encode(
     """
     _check(positions, table, levels, slots)
     if positions.device.type != "cpu":
-        return encode_reference(positions, table, levels, slots)
+        run = encode_tiny_cuda if serves(positions, table, levels) else encode_reference
+        return run(positions, table, levels, slots)
     return _Encode.apply(positions, table, levels, slots)
 
 

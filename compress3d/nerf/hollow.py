@@ -48,7 +48,7 @@ class HollowField(Field):
         )
         self.grid = (Level(float(resolution - 2), resolution**3, False),)
         # Steps of Adam are as long as the rate: logits that are to cross from 1 to 0 soon are ten times their entries.
-        self.saliency = nn.Parameter(torch.full((resolution**3, 1), _START))
+        self.saliency = nn.Parameter(torch.full((resolution**3, 1), _START, device=field.device))
 
     def vertex_saliencies(self) -> Float[Tensor, " vertices"]:
         """p at the vertices, 0 to 1; vertex x + T (y + T z)."""
@@ -87,7 +87,7 @@ def gate(features: Float[Tensor, "N LF"]) -> Float[Tensor, " N"]:
 def visible_cells(field: HollowField, salient: Bool[Tensor, " vertices"]) -> Bool[Tensor, " cells"]:
     """Which cells of the occupancy grid have a salient vertex around their middle."""
     side = field.occupancy.resolution
-    along = (torch.arange(side) + 0.5) / side
+    along = (torch.arange(side, device=field.device) + 0.5) / side
     z, y, x = torch.meshgrid(along, along, along, indexing="ij")
     middles = torch.stack([x, y, z], dim=3).reshape(-1, 3)
     return torch.cat([encode(part, salient.float()[:, None], field.grid)[:, 0] for part in middles.split(1 << 18)]) > 0
@@ -107,7 +107,7 @@ def hollowed(field: HollowField, salient: Bool[Tensor, " vertices"]) -> Field:
     if salient.shape != field.saliency.shape[:1] or salient.dtype != torch.bool:
         raise ValueError(f"salient must be bool ({len(field.saliency)},), got {salient.dtype} {tuple(salient.shape)}")
     visible = pack_bits(visible_cells(field, salient))
-    occupancy = Occupancy(field.occupancy.resolution)
+    occupancy = Occupancy(field.occupancy.resolution).to(field.device)
     for name in ("possible", "bits"):
         cast(Tensor, getattr(occupancy, name)).copy_(cast(Tensor, getattr(field.occupancy, name)) & visible)
     occupancy.densities.copy_(field.occupancy.densities)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from compress3d.captures import Split, read_capture
+from compress3d.devices import device_named
 from compress3d.nerf.cli import check_writing
 from compress3d.nerf.evaluate import judge_trained
 from compress3d.nerf.files import save_field
@@ -72,9 +73,11 @@ def hollow_capture(
     seed: int,
     checkpoint: Path | None,
     resume: bool,
+    device: str | None = None,
 ) -> HollowedField:
     """`secateur nerf hollow`."""
     check_writing(output, checkpoint, resume)
+    where = device_named(device)
     training, hollowing = Training(levels=levels, log2_table=log2_table, seed=seed), Hollowing(share=share)
     clock = Steps()
     with progress_bar() as progress:
@@ -87,6 +90,7 @@ def hollow_capture(
                 steps=steps,
                 training=training,
                 hollowing=hollowing,
+                device=where,
                 checkpoint=checkpoint,
                 resume=resume,
                 report=stretch(progress, 0.01, 0.98),
@@ -105,7 +109,7 @@ def hollow_capture(
         seconds=clock.seconds,
         machine=describe_machine(),
         versions=package_versions(*PACKAGES),
-        options={"steps": steps, **plain_settings(training), **plain_settings(hollowing)},
+        options={"steps": steps, "device": str(where), **plain_settings(training), **plain_settings(hollowing)},
     )
 
 

@@ -88,6 +88,7 @@ def train_hollow(
     steps: int,
     training: Training | None = None,
     hollowing: Hollowing | None = None,
+    device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Report = silent,
@@ -102,6 +103,7 @@ def train_hollow(
         steps: of both parts together.
         training: how; `Training()` when None.
         hollowing: how it becomes hollow; `Hollowing()` when None.
+        device: where it is trained, and the field is in the end.
         checkpoint: file that is written as training goes, when it is stopped by Ctrl-C or SIGTERM, and at the end of
             the bound part; the part after it has one beside it, NAME-plain.
         resume: go on from them if they are there, to the same end.
@@ -118,7 +120,7 @@ def train_hollow(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     finish = round(hollowing.finish * steps)
-    module = HollowTraining(capture, training, steps - finish, hollowing)
+    module = HollowTraining(capture, training, steps - finish, hollowing, device)
     bound = fit_field(module, steps - finish, checkpoint, resume, stretch(report, 0.0, 1 - hollowing.finish))
     salient = module.split.z > 0
     field = hollowed(module.hollow, salient)
@@ -145,10 +147,18 @@ class HollowTraining(FieldTraining):
         training: how.
         steps: of the run.
         hollowing: how it becomes hollow.
+        device: where it is trained.
     """
 
-    def __init__(self, capture: Capture, training: Training, steps: int, hollowing: Hollowing) -> None:
-        super().__init__(capture, training, steps)
+    def __init__(
+        self,
+        capture: Capture,
+        training: Training,
+        steps: int,
+        hollowing: Hollowing,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(capture, training, steps, device=device)
         self.hollow = HollowField(self.field, hollowing.resolution)
         self.field = self.hollow
         self.hollowing = hollowing
@@ -171,7 +181,7 @@ class HollowTraining(FieldTraining):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["hollow_training"]
-        self.split.z, self.split.u = state["z"].clone(), state["u"].clone()
+        self.split.z, self.split.u = (state[name].to(self.hollow.device, copy=True) for name in ("z", "u"))
         self.residuals = [Residuals(*one) for one in state["residuals"]]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

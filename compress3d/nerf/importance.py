@@ -11,7 +11,7 @@ from torch import Tensor
 from compress3d.captures import Capture
 from compress3d.nerf.field import Field
 from compress3d.nerf.hashgrid import encode
-from compress3d.nerf.pixels import draw_pixels
+from compress3d.nerf.pixels import draw_pixels, on_device
 from compress3d.nerf.render import visible_samples
 from secateur.training import generator_at
 from secateur.units import Scores, fold
@@ -56,12 +56,13 @@ class VisitedMagnitude:
 
     def visits(self, field: Field, capture: Capture) -> Float[Tensor, " rows"]:
         """How often each row of the table is read, by a batch of pixels."""
-        total = torch.zeros(len(field.table))
+        capture = on_device(capture, field.device)
+        total = torch.zeros(len(field.table), device=field.device)
         for batch in range(self.batches):
             pixels = draw_pixels(capture, capture.train, self.rays, generator_at(self.seed, batch))
             samples = visible_samples(field, pixels.rays(field.box))
             # Features of a table of one column are sums of trilinear weights: their gradient counts them.
-            column = torch.zeros(len(field.table), 1, requires_grad=True)
+            column = torch.zeros(len(field.table), 1, device=field.device, requires_grad=True)
             read = encode(samples.positions, column, field.levels, field.slots)
             total += torch.autograd.grad(read.sum(), column)[0][:, 0]
         return total / self.batches

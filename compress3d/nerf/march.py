@@ -8,12 +8,13 @@ and blocks of 8^3 such cells, are skipped by whole steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from compress3d.nerf.hashgrid_kernels import FAST_MATH
@@ -22,6 +23,12 @@ from compress3d.nerf.rays import Rays
 
 _RAYS = 256
 """Rays that a thread takes at a time."""
+
+_RAYS_AT_ONCE, _POINTS_AT_ONCE, _STEPS_AT_ONCE = 1 << 16, 1 << 21, (32, 256)
+"""What `march_reference` holds at a time: rays, lattice points of all of them, and points of one, least and most."""
+
+_FARTHEST = 1e9
+"""A distance from which no ray comes back to the cube."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,10 @@ class Stride:
                 f"steps must be 1e-05 to 1 and the longest no shorter, cone 0 to 1, got {self.step}, {self.longest} "
                 f"and {self.cone}"
             )
+
+    def lengths(self, distances: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the steps that begin at these distances from the ray's origin."""
+        return (distances * self.cone).clamp(self.step, self.longest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,14 +97,17 @@ def entry(rays: Rays, stride: Stride, shift: Float[Tensor, " R"] | float = 0.5) 
     """
     near, far = _slab(rays)
     near = near.clamp_min(0)
-    first = near + (near * stride.cone).clamp(stride.step, stride.longest) * shift
+    first = near + stride.lengths(near) * shift
     return torch.where(far > near, first, math.inf).contiguous()
 
 
 def march(
     rays: Rays, occupancy: Occupancy, stride: Stride, distances: Float[Tensor, " R"], most: int = 1 << 14
 ) -> tuple[Samples, Float[Tensor, " R"]]:
-    """The next samples of rays, on the CPU.
+    """The next samples of rays.
+
+    On the CPU by a numba kernel; elsewhere by nerfacc where that serves (`compress3d.nerf.traversal`), or else by
+    `march_reference`.
 
     Args:
         rays: R of them.
@@ -105,6 +119,17 @@ def march(
     Returns:
         the samples, and the distances to go on from: infinite where the ray has left the cube.
     """
+    if rays.origins.device.type == "cpu":
+        return _march_numba(rays, occupancy, stride, distances, most)
+    from compress3d.nerf.traversal import march_nerfacc, serves  # which takes the classes of this file
+
+    walk = march_nerfacc if serves(rays, stride) else march_reference
+    return walk(rays, occupancy, stride, distances, most)
+
+
+def _march_numba(
+    rays: Rays, occupancy: Occupancy, stride: Stride, distances: Float[Tensor, " R"], most: int
+) -> tuple[Samples, Float[Tensor, " R"]]:
     given = (
         rays.origins.numpy(), rays.directions.numpy(), distances.numpy(), occupancy.bits.numpy(),
         occupancy.blocks.numpy(), occupancy.resolution,
@@ -126,28 +151,72 @@ def march(
 
 
 def march_reference(
-    rays: Rays, occupancy: Occupancy, stride: Stride, distances: Float[Tensor, " R"]
+    rays: Rays, occupancy: Occupancy, stride: Stride, distances: Float[Tensor, " R"], most: int = 1 << 14
 ) -> tuple[Samples, Float[Tensor, " R"]]:
-    """`march` to the end in plain torch, on any device: each lattice point is made, and those in empty cells dropped.
+    """`march` in plain torch, on any device: each point of the lattice is made, and those in empty cells are dropped.
 
-    Raises:
-        ValueError: the stride has cone steps.
+    Rays go on by so many points at a time, so that memory has a bound. Distances differ from the kernel's by what
+    rounding makes of sums in another order.
     """
-    if stride.cone:
-        raise ValueError("the reference has steps of one length only")
-    _, far = _slab(rays)
-    steps = torch.arange(math.ceil(math.sqrt(3) / stride.step) + 1, device=distances.device)
-    lattice = distances[:, None] + steps * stride.step
-    inside = lattice < far[:, None]
-    ray, index = inside.nonzero(as_tuple=True)
-    along = lattice[ray, index]
-    positions = rays.origins[ray] + along[:, None] * rays.directions[ray]
-    stays = occupancy.occupied()[occupancy.cells_of(positions)]
-    ray, along, positions = ray[stays], along[stays], positions[stays]
-    starts = torch.zeros(len(rays) + 1, dtype=torch.int64, device=ray.device)
-    starts[1:] = torch.bincount(ray, minlength=len(rays)).cumsum(0)
-    samples = Samples(starts, along, torch.full_like(along, stride.step), positions)
-    return samples, torch.full_like(distances, math.inf)
+    onward = torch.full_like(distances, math.inf)
+    parts: list[tuple[Tensor, ...]] = []
+    for going in (distances < _FARTHEST).nonzero()[:, 0].split(_RAYS_AT_ONCE):
+        at, wanted = distances[going], torch.full_like(going, most)
+        while len(going):
+            some = rays[going]
+            lattice = _lattice(at, stride, len(going))
+            positions = some.origins[:, None] + lattice[..., None] * some.directions[:, None]
+            inside = within(positions, some.directions[:, None])
+            hits = inside[:, :-1] & occupancy.holds(positions[:, :-1].clamp(0, 1))
+            found = hits.cumsum(dim=1)
+            row, column = (hits & (found <= wanted[:, None])).nonzero(as_tuple=True)
+            along = lattice[row, column]
+            parts.append((going[row], along, stride.lengths(along), positions[row, column].clamp(0, 1)))
+            full = found[:, -1] >= wanted
+            # The point behind the last sample that was wanted.
+            behind = (found >= wanted[:, None]).int().argmax(dim=1, keepdim=True) + 1
+            stays = full & inside.gather(1, behind)[:, 0]
+            onward[going[stays]] = lattice.gather(1, behind)[stays, 0]
+            more = ~full & inside[:, -1]
+            going, at, wanted = going[more], lattice[more, -1], (wanted - found[:, -1])[more]
+    return packed_by_ray(parts, len(rays), distances), onward
+
+
+def _lattice(at: Float[Tensor, " R"], stride: Stride, rays: int) -> Float[Tensor, "R points"]:
+    """The next points of rays, the first of them `at`; the last is where to go on."""
+    least, most = _STEPS_AT_ONCE
+    count = min(max(_POINTS_AT_ONCE // rays, least), most, math.ceil(math.sqrt(3) / stride.step) + 1)
+    if not stride.cone:
+        return at[:, None] + torch.arange(count + 1, device=at.device) * stride.step
+    points = [at]
+    for _ in range(count):
+        points.append(points[-1] + stride.lengths(points[-1]))
+    return torch.stack(points, dim=1)
+
+
+def within(positions: Float[Tensor, "*shape 3"], directions: Float[Tensor, "*shape 3"]) -> Bool[Tensor, "*shape"]:
+    """Whether points of rays are in the unit cube, or before it: rounding may leave the first just outside."""
+    low, high = positions < 0, positions > 1
+    ahead = (low & (directions > 0)) | (high & (directions < 0))
+    return ~(low | high).any(dim=-1) | ahead.any(dim=-1)
+
+
+def packed_by_ray(parts: Sequence[tuple[Tensor, ...]], count: int, like: Float[Tensor, " N"]) -> Samples:
+    """Samples that were found in parts, put together ray by ray: those of an earlier part come first.
+
+    Args:
+        parts: (ray, distance, length, position) of the samples of each part, within it in order.
+        count: number of rays.
+        like: any numbers of the type and on the device of distances.
+    """
+    if not parts:
+        none = like.new_empty(0)
+        starts = torch.zeros(count + 1, dtype=torch.int64, device=like.device)
+        return Samples(starts, none, none, none.reshape(0, 3))
+    ray, distances, lengths, positions = (torch.cat(one) for one in zip(*parts, strict=True))
+    order = torch.sort(ray, stable=True).indices
+    starts = torch.nn.functional.pad(torch.bincount(ray, minlength=count).cumsum(0), (1, 0))
+    return Samples(starts, distances[order], lengths[order], positions[order])
 
 
 def _slab(rays: Rays) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:

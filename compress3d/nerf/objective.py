@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress3d.captures import Capture
 from compress3d.nerf.field import Field
-from compress3d.nerf.pixels import draw_pixels
+from compress3d.nerf.pixels import draw_pixels, on_device
 from compress3d.nerf.render import trace
 from secateur.training import generator_at
 
@@ -43,10 +43,11 @@ class PhotographError:
             raise ValueError(f"rays and batches must be at least 1, got {self.rays} and {self.batches}")
 
     def losses(self, target: Field, /) -> Iterator[Tensor]:
-        """The loss of each batch."""
+        """The loss of each batch, on the field's device."""
+        capture = on_device(self.capture, target.device)
         for batch in range(self.batches):
             random = generator_at(self.seed, batch)
-            pixels = draw_pixels(self.capture, self.capture.train, self.rays, random)
+            pixels = draw_pixels(capture, capture.train, self.rays, random)
             backgrounds, weights = pixels.backgrounds(random), pixels.weights()
             before, target.plain = target.plain, self.plain
             try:

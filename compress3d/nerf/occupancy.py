@@ -50,7 +50,7 @@ class Occupancy(nn.Module):
         self.register_buffer("possible", pack_bits(cells.flatten()))
         self.register_buffer("densities", torch.zeros(resolution**3))
         self.register_buffer("bits", self.possible.clone())
-        self._blocks: tuple[tuple[int, int], Tensor] = ((0, 0), self.bits)
+        self._derived: dict[str, tuple[tuple[object, ...], Tensor]] = {}
 
     def occupied(self) -> Bool[Tensor, " cells"]:
         """Which cells rays stop at; cell x + R (y + R z)."""
@@ -59,22 +59,39 @@ class Occupancy(nn.Module):
     @property
     def blocks(self) -> UInt8[Tensor, " blocks"]:
         """1 for blocks of cells of which one is occupied, block x + R/8 (y + R/8 z); kept until the bits change."""
-        state = (self.bits.data_ptr(), self.bits._version)
-        if self._blocks[0] != state:
-            side = self.resolution // BLOCK
-            rows = (self.bits != 0).view(side, BLOCK, side, BLOCK, side)
-            self._blocks = (state, rows.any(dim=3).any(dim=1).flatten().to(torch.uint8))
-        return self._blocks[1]
+        return self._kept("blocks", self._made_blocks)
+
+    def _made_blocks(self) -> Tensor:
+        side = self.resolution // BLOCK
+        rows = (self.bits != 0).view(side, BLOCK, side, BLOCK, side)
+        return rows.any(dim=3).any(dim=1).flatten().to(torch.uint8)
+
+    @property
+    def by_axis(self) -> Bool[Tensor, "R R R"]:
+        """Which cells are occupied, by x, y, z; kept until the bits change."""
+        return self._kept("by_axis", lambda: self.occupied().view((self.resolution,) * 3).permute(2, 1, 0).contiguous())
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        state = (self.bits.device, self.bits.data_ptr(), self.bits._version)
+        before = self._derived.get(name)
+        if before is None or before[0] != state:
+            before = self._derived[name] = (state, make())
+        return before[1]
 
     @property
     def share(self) -> float:
         """Of the cells that are occupied."""
         return float(self.occupied().float().mean())
 
-    def cells_of(self, positions: Float[Tensor, "N 3"]) -> Int64[Tensor, " N"]:
+    def cells_of(self, positions: Float[Tensor, "*shape 3"]) -> Int64[Tensor, "*shape"]:
         """The cell of each position in the unit cube."""
-        x, y, z = (positions * self.resolution).long().clamp(0, self.resolution - 1).unbind(dim=1)
+        x, y, z = (positions * self.resolution).long().clamp(0, self.resolution - 1).unbind(dim=-1)
         return x + self.resolution * (y + self.resolution * z)
+
+    def holds(self, positions: Float[Tensor, "*shape 3"]) -> Bool[Tensor, "*shape"]:
+        """Whether the cell of each position in the unit cube is occupied."""
+        cells = self.cells_of(positions)
+        return (self.bits[cells >> 3] >> (cells & 7) & 1).bool()
 
     @torch.no_grad()
     def update(
@@ -109,7 +126,8 @@ class Occupancy(nn.Module):
             return possible
         occupied = self.occupied().nonzero()[:, 0]
         halves = [possible, occupied if len(occupied) else possible]
-        return torch.cat([half[torch.randint(len(half), (samples // 2,), generator=generator)] for half in halves])
+        drawn = [torch.randint(len(half), (samples // 2,), generator=generator) for half in halves]
+        return torch.cat([half[index.to(half.device)] for half, index in zip(halves, drawn, strict=True)])
 
     def _points(self, cells: Int64[Tensor, " M"], generator: torch.Generator) -> Float[Tensor, "M 3"]:
         rows, x = cells // self.resolution, cells % self.resolution

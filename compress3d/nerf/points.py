@@ -11,7 +11,7 @@ from compress3d.cameras import Cameras
 from compress3d.captures.capture import StartPoints
 from compress3d.nerf.field import Field
 from compress3d.nerf.rays import rays_of
-from compress3d.nerf.render import render
+from compress3d.nerf.render import Picture, render
 from secateur.console import Report, silent
 from secateur.files import replacing_file
 
@@ -39,7 +39,7 @@ def surface_points(
         raise ValueError(f"count must be at least 1, got {count}")
     places, colors = [], []
     for view in range(len(cameras)):
-        picture = render(field, cameras, view, (0.0, 0.0, 0.0))
+        picture = Picture(*(one.cpu() for one in render(field, cameras, view, (0.0, 0.0, 0.0))))
         opacities = picture.opacities.flatten()
         solid = (opacities > _OPAQUE).nonzero()[:, 0]
         directions = rays_of(cameras, view, field.box).directions[solid]

@@ -54,6 +54,10 @@ class Rays:
     def __getitem__(self, index: slice | Tensor) -> Rays:
         return Rays(self.origins[index], self.directions[index])
 
+    def to(self, device: torch.device | str) -> Rays:
+        """The same on `device`."""
+        return Rays(self.origins.to(device), self.directions.to(device))
+
 
 def rays_through(
     cameras: Cameras,

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from compress3d.cameras import Cameras
 from compress3d.captures.capture import WHITE, Colour
-from compress3d.nerf.compositing import LARGEST_DEPTH, Pixels, composite, composite_reference
+from compress3d.nerf.compositing import LARGEST_DEPTH, Pixels, composite, composite_reference, optical_depths
 from compress3d.nerf.field import Field
 from compress3d.nerf.hashgrid_kernels import FAST_MATH
-from compress3d.nerf.march import Samples, entry, march
+from compress3d.nerf.march import Samples, entry, march, packed_by_ray
 from compress3d.nerf.rays import Box, Rays, rays_of
 from compress3d.splats.views import UP, Vector, look_at
 
@@ -42,33 +42,67 @@ class Picture(NamedTuple):
 
 @torch.no_grad()
 def visible_samples(field: Field, rays: Rays, shift: Float[Tensor, " R"] | float = 0.5) -> Samples:
-    """The samples of R rays that some light still reaches, on the CPU.
+    """The samples of R rays that some light still reaches, on the field's device.
 
     Rays look ahead in rounds: most end at the first surface, and what is behind it costs nothing.
     """
+    rays, shift = rays.to(field.device), shift.to(field.device) if isinstance(shift, Tensor) else shift
+    on_cpu = field.device.type == "cpu"
     distances = entry(rays, field.stride, shift)
-    passed = torch.zeros(len(rays))
+    passed = torch.zeros(len(rays), device=field.device)
     alive = torch.isfinite(distances).nonzero()[:, 0]
     rounds: list[tuple[Tensor, Samples, Tensor]] = []
     ahead = FIRST_ROUND
     while len(alive):
         samples, onward = march(rays[alive], field.occupancy, field.stride, distances[alive], ahead)
-        lit = torch.zeros(len(alive), dtype=torch.int64)
         densities = field.densities(field.features(samples.positions))
-        _light(
-            densities.numpy(), samples.starts.numpy(), samples.lengths.numpy(), np.float32(LARGEST_DEPTH),
-            alive.numpy(), passed.numpy(), lit.numpy(),
-        )  # fmt: skip
+        lit = (_lit if on_cpu else _lit_reference)(densities, samples, alive, passed)
         rounds.append((alive, samples, lit))
         distances[alive] = onward
         alive = alive[torch.isfinite(onward) & (passed[alive] < LARGEST_DEPTH)]
         ahead = min(2 * ahead, LAST_ROUND)
-    return _joined(rounds, len(rays))
+    return (_joined if on_cpu else _joined_reference)(rounds, passed)
 
 
-def _joined(rounds: list[tuple[Tensor, Samples, Tensor]], count: int) -> Samples:
+def _lit(
+    densities: Float[Tensor, " N"], samples: Samples, rays: Int64[Tensor, " A"], passed: Float[Tensor, " R"]
+) -> Int64[Tensor, " A"]:
+    """How many samples of each of A rays light reaches: the first ones. Their optical depths are added to `passed`."""
+    lit = torch.zeros(len(rays), dtype=torch.int64)
+    _light(
+        densities.numpy(), samples.starts.numpy(), samples.lengths.numpy(), np.float32(LARGEST_DEPTH), rays.numpy(),
+        passed.numpy(), lit.numpy(),
+    )  # fmt: skip
+    return lit
+
+
+def _lit_reference(
+    densities: Float[Tensor, " N"], samples: Samples, rays: Int64[Tensor, " A"], passed: Float[Tensor, " R"]
+) -> Int64[Tensor, " A"]:
+    """`_lit` in plain torch, on any device."""
+    if not len(samples):
+        return samples.counts
+    before, depths = optical_depths(densities, samples.starts, samples.lengths)
+    of_ray = samples.rays
+    reached = before + passed[rays][of_ray] < LARGEST_DEPTH
+    total = torch.zeros(len(rays), dtype=depths.dtype, device=depths.device)
+    passed[rays] += total.index_add_(0, of_ray, depths * reached).to(passed)
+    return torch.zeros_like(rays).index_add_(0, of_ray, reached.long())
+
+
+def _joined_reference(rounds: list[tuple[Tensor, Samples, Tensor]], passed: Float[Tensor, " R"]) -> Samples:
+    """`_joined` in plain torch, on any device."""
+    parts = []
+    for rays, some, lit in rounds:
+        of_ray = some.rays
+        chosen = torch.arange(len(some), device=of_ray.device) - some.starts[of_ray] < lit[of_ray]
+        parts.append((rays[of_ray[chosen]], some.distances[chosen], some.lengths[chosen], some.positions[chosen]))
+    return packed_by_ray(parts, len(passed), passed)
+
+
+def _joined(rounds: list[tuple[Tensor, Samples, Tensor]], passed: Float[Tensor, " R"]) -> Samples:
     """The lit samples of all rounds, ray by ray."""
-    starts = torch.zeros(count + 1, dtype=torch.int64)
+    starts = torch.zeros(len(passed) + 1, dtype=torch.int64)
     for rays, _, lit in rounds:
         starts[1:][rays] += lit
     starts = starts.cumsum(0)
@@ -110,6 +144,7 @@ def _copy(
 
 def trace(field: Field, rays: Rays, shift: Float[Tensor, " R"] | float = 0.5) -> tuple[Pixels, int]:
     """What R rays see, differentiable in the field, and how many samples that took; depths in sides of the box."""
+    rays = rays.to(field.device)
     samples = visible_samples(field, rays, shift)
     densities, colors = field.shade(field.features(samples.positions), rays.directions, samples.rays)
     blend = composite_reference if field.plain else composite
@@ -123,15 +158,14 @@ def render_rays(field: Field, rays: Rays) -> Pixels:
 
 
 def render(field: Field, cameras: Cameras, view: int, background: Colour = WHITE) -> Picture:
-    """One view of a field on the CPU; memory goes with the pixels."""
-    rays = rays_of(cameras, view, field.box)
+    """One view of a field, on its device; memory goes with the pixels."""
+    rays = rays_of(cameras, view, field.box).to(field.device)
     parts = [render_rays(field, rays[start : start + _RAYS]) for start in range(0, len(rays), _RAYS)]
     pixels = Pixels(*(torch.cat(one) for one in zip(*parts, strict=True)))
     shape = (cameras.height, cameras.width)
     depths = pixels.depths / pixels.opacities.clamp_min(1e-6) * field.box.side
-    return Picture(
-        pixels.over(torch.tensor(background)).reshape(*shape, 3), pixels.opacities.reshape(shape), depths.reshape(shape)
-    )
+    behind = torch.tensor(background, device=field.device)
+    return Picture(pixels.over(behind).reshape(*shape, 3), pixels.opacities.reshape(shape), depths.reshape(shape))
 
 
 def render_each(field: Field, cameras: Cameras, background: Colour = WHITE) -> Iterator[Picture]:

@@ -172,7 +172,7 @@ def _plots(record: CompressRecord) -> tuple[Plot, ...]:
 
 
 def _pictures(images: Sequence[Float[Tensor, "H W 3"]]) -> tuple[Image, ...]:
-    return as_pictures([image.clamp(0, 1).numpy() for image in images])
+    return as_pictures([image.clamp(0, 1).cpu().numpy() for image in images])
 
 
 def _errors(images: Sequence[Image], originals: Sequence[Image]) -> tuple[Errors, ...]:

@@ -56,22 +56,23 @@ class TableRounding:
 
     def codes(self, table: Float[Tensor, "rows F"]) -> UInt8[Tensor, "rows F"]:
         """The whole numbers that stand for the entries."""
-        most = self._by_row([2**bits - 1 for bits in self.bits])
+        most = self._by_row([2**bits - 1 for bits in self.bits], table)
         with torch.no_grad():
-            lows, steps = self._by_row(self.lows), self._by_row(self.steps)
+            lows, steps = self._by_row(self.lows, table), self._by_row(self.steps, table)
             return ((table - lows) / steps).round().clamp(min=torch.zeros_like(most), max=most).to(torch.uint8)
 
     def values(self, codes: UInt8[Tensor, "rows F"]) -> Float[Tensor, "rows F"]:
         """The entries that whole numbers stand for."""
-        return codes.float() * self._by_row(self.steps) + self._by_row(self.lows)
+        return codes.float() * self._by_row(self.steps, codes) + self._by_row(self.lows, codes)
 
     def __call__(self, table: Float[Tensor, "rows F"]) -> Float[Tensor, "rows F"]:
         """The rounded table, with the gradient of the table itself."""
         return straight_through(self.values(self.codes(table)), table)
 
-    def _by_row(self, by_level: Tensor | list[int]) -> Float[Tensor, "rows 1"]:
+    def _by_row(self, by_level: Tensor | list[int], like: Tensor) -> Float[Tensor, "rows 1"]:
+        """What each row's level has, on the device of `like`."""
         values = torch.as_tensor(by_level, dtype=torch.float32)
-        return values.repeat_interleave(torch.tensor(self.counts))[:, None]
+        return values.repeat_interleave(torch.tensor(self.counts))[:, None].to(like.device)
 
 
 def bits_of_levels(bits: int | Sequence[int], levels: int) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ def sharing_for(field: Field, size: int, seed: int = 0) -> Sharing:
     signs = torch.randint(2, (count, 1), generator=random).float() * 2 - 1
     levels = field.table.detach().split(rows_by_level(field).tolist())
     scales = torch.cat([torch.full((len(rows), 1), root_mean_square(rows) or 1.0) for rows in levels])
-    return Sharing(min(size, max(count, 1)), slots, signs * scales)
+    return Sharing(min(size, max(count, 1)), slots.to(field.device), (signs * scales).to(field.device))
 
 
 def share(

@@ -71,7 +71,7 @@ def teacher_capture(field: Field, cameras: Cameras, report: Report = silent) -> 
     for index, picture in enumerate(render_each(field, cameras, (0.0, 0.0, 0.0))):
         pixels = torch.cat([picture.image, picture.opacities[..., None]], dim=2).clamp(0, 1)
         pixels[..., :3] /= pixels[..., 3:].clamp_min(1e-6)
-        stored = (pixels.clamp(0, 1) * 255 + 0.5).byte()
+        stored = (pixels.clamp(0, 1) * 255 + 0.5).byte().cpu()
         images.append(stored[..., :3])
         alphas.append(stored[..., 3])
         report((index + 1) / len(cameras), "rendering the teacher's views")

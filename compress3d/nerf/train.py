@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from compress3d.nerf.field import Field, new_field
 from compress3d.nerf.levels import grid_levels
 from compress3d.nerf.march import Stride
 from compress3d.nerf.occupancy import step_of
-from compress3d.nerf.pixels import draw_pixels
+from compress3d.nerf.pixels import draw_pixels, on_device
 from compress3d.nerf.rays import Box
 from compress3d.nerf.render import render_rays, trace
 from compress3d.training import plain_settings, spared
@@ -169,6 +170,7 @@ def train(
     *,
     steps: int = STEPS,
     training: Training | None = None,
+    device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Report = silent,
@@ -179,6 +181,7 @@ def train(
         capture: the posed photographs.
         steps: of about `training.samples` samples each.
         training: how; `Training()` when None.
+        device: where it is trained, and the field is in the end: "cpu", or "cuda" with the photographs in its memory.
         checkpoint: file that is written as training goes, when it is stopped by Ctrl-C or SIGTERM, and at the end.
         resume: go on from `checkpoint` if there is one, to the same end.
         report: told how much is done, with loss and PSNR.
@@ -195,7 +198,7 @@ def train(
         raise ValueError(f"steps must be at least 1, got {steps}")
     clock = Steps()
     with clock("start"):
-        module = FieldTraining(capture, training, steps)
+        module = FieldTraining(capture, training, steps, device=device)
     record = fit_field(module, steps, checkpoint, resume, stretch(report, 0.0, 0.98))
     clock.seconds["train"] = record.seconds
     field = module.field
@@ -216,7 +219,7 @@ def train(
         seconds=clock.seconds,
         machine=describe_machine(),
         versions=package_versions(*PACKAGES),
-        options={"steps": steps, "photographs": len(module.seen), **plain_settings(training)},
+        options={"steps": steps, "device": str(device), "photographs": len(module.seen), **plain_settings(training)},
     )
 
 
@@ -264,39 +267,41 @@ class FieldTraining(lightning.LightningModule):
         capture: the posed photographs.
         training: how.
         steps: of the run.
-        field: to go on from; None: a new one, as `training` says.
+        field: to go on from, where it is; None: a new one, as `training` says.
+        device: where a new one is trained, and begins as on any other.
     """
 
-    def __init__(self, capture: Capture, training: Training, steps: int, field: Field | None = None) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        training: Training,
+        steps: int,
+        field: Field | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
-        self.automatic_optimization = False
-        self.capture, self.settings = capture, training
+        self.automatic_optimization, self.settings = False, training
         self.seen, watched = spared(capture.train.tolist())
         self.watched_views = "held-out training views" if watched else "training views"
         self.watched: list[tuple[int, float, float]] = []
-        self.field = self._new_field() if field is None else field
+        self.field = self._new_field(capture) if field is None else field
+        self.to(torch.device(device) if field is None else field.device)
+        self.capture = on_device(capture, self.device)
         self.rays_per_step = max(_FEWEST_RAYS, training.samples // 32)
         self.total_rays = self.total_samples = 0
         self._every = max(1, round(training.watch_every * steps))
         self._rate = exponential_decay(training.final_rate, steps)
-        self._train_views = torch.tensor(self.seen)
         random = generator_at(training.seed, steps + 1)
-        self._watched_pixels = draw_pixels(capture, torch.tensor(watched or self.seen), _WATCHED_PIXELS, random)
+        self._watched_pixels = draw_pixels(self.capture, torch.tensor(watched or self.seen), _WATCHED_PIXELS, random)
         self._seconds, self._started = 0.0, time.monotonic()
 
-    def _new_field(self) -> Field:
-        training = self.settings
-        box = training.box or box_of(self.capture)
-        return new_field(
-            box,
-            training.stride,
-            grid_levels(training.levels, training.log2_table, training.lowest_resolution, training.highest_resolution),
-            training.features,
-            hidden=training.hidden,
-            color_layers=training.color_layers,
-            occupancy=possible_cells(self.capture.subset(self.seen), box, training.occupancy),
-            seed=training.seed,
-        )
+    def _new_field(self, capture: Capture) -> Field:
+        how = self.settings
+        box = how.box or box_of(capture)
+        levels = grid_levels(how.levels, how.log2_table, how.lowest_resolution, how.highest_resolution)
+        field = partial(new_field, hidden=how.hidden, color_layers=how.color_layers, seed=how.seed)
+        cells = possible_cells(capture.subset(self.seen), box, how.occupancy)
+        return field(box, how.stride, levels, how.features, occupancy=cells)
 
     def identity(self) -> dict[str, object]:
         """Plain values beside the settings that a checkpoint must agree with to be resumed."""
@@ -321,13 +326,14 @@ class FieldTraining(lightning.LightningModule):
             {"params": [self.field.table]},
             {"params": networks, "weight_decay": self.settings.decay},
         ]
-        return torch.optim.Adam(groups, self.settings.rate, (0.9, 0.99), 1e-15, fused=True)
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.Adam(groups, self.settings.rate, (0.9, 0.99), 1e-15, fused=fused)
 
     def training_step(self, batch: Int64[Tensor, ""], index: int) -> Tensor:
         settings, random = self.settings, generator_at(self.settings.seed, index)
         if index % _OCCUPANCY_EVERY == 0:
             self._renew_occupancy(index, random)
-        pixels = draw_pixels(self.capture, self._train_views, self.rays_per_step, random)
+        pixels = draw_pixels(self.capture, torch.tensor(self.seen), self.rays_per_step, random)
         background = pixels.backgrounds(random if settings.random_background else None)
         shift = torch.rand(len(pixels), generator=random)
         seen, samples = trace(self.field, pixels.rays(self.field.box), shift)
