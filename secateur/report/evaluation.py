@@ -80,9 +80,9 @@ def _figures(one: Subject, record: EvaluationRecord) -> tuple[Figure, ...]:
         former = before.get(name)
         if measurement.better == "neither" and former is not None and former.value == measurement.value:
             continue
-        words, shown = difference(measurement, former).words, None if former is None else say_shortly(former)
+        beside, shown = difference(measurement, former), None if former is None else say_shortly(former)
         label = measurement.label[:1].upper() + measurement.label[1:]
-        figures.append(Figure(label, say_shortly(measurement), shown, words or None))
+        figures.append(Figure(label, say_shortly(measurement), shown, beside.words or None, beside.tone))
     return tuple(figures)
 
 

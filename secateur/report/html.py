@@ -135,7 +135,7 @@ def _figures(result: Result, attributes: str) -> str:
 def _figure(figure: Figure) -> str:
     arrow = '<span class="arrow" role="img" aria-label="to">→</span>'
     before = f'<span class="before">{"" if figure.before is None else escape(figure.before) + arrow}</span>'
-    note = f'<span class="note">{escape(figure.note)}</span>' if figure.note else ""
+    note = f'<span class="note {figure.tone}">{escape(figure.note)}</span>' if figure.note else ""
     value = f'<span class="value">{escape(figure.value)}</span>'
     return f"<div><dt>{escape(figure.label)}</dt><dd>{before}{value}{note}</dd></div>"
 

@@ -24,12 +24,13 @@ Errors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A key figure: what it is, its value, the value before (shown as before -> value), and a word on it."""
+    """A key figure: what it is, its value, the value before (as before -> value), and a word on it, in its tone."""
 
     label: str
     value: str
     before: str | None = None
     note: str | None = None
+    tone: Tone = ""
 
 
 @dataclass(frozen=True, slots=True)

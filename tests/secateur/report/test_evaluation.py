@@ -191,6 +191,16 @@ def test_long_parts_show_their_worst_rows() -> None:
     assert shown == sorted(values)[: len(shown)] and len(shown) == len(table.rows) == 200
 
 
+def test_key_figures_say_whether_they_are_better_or_worse() -> None:
+    record = example.record()
+    page = whole_page(record)
+    for one, result in zip(record.candidates, page.results, strict=True):
+        tones = {figure.label: figure.tone for figure in result.figures}
+        assert tones["File size"] == difference(one.measurements["size"], record.reference.measurements["size"]).tone
+    assert "better" in {figure.tone for result in page.results for figure in result.figures}
+    assert 'class="note better"' in render_page(page)
+
+
 def test_the_page_keeps_what_is_the_domains_own() -> None:
     record, own = example.record(), example.page()
     figures = (Figure("Mine", "1"),)
