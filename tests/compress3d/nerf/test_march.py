@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from compress3d.cameras import Cameras
+from compress3d.nerf import march as marching
 from compress3d.nerf.compositing import LARGEST_DEPTH, composite, composite_reference, sample_weights
 from compress3d.nerf.march import Samples, Stride, entry, march, march_reference
 from compress3d.nerf.occupancy import Occupancy, pack_bits, unpack_bits
@@ -16,7 +18,7 @@ from compress3d.nerf.rays import Box, Rays, rays_of
 from tests.contracts import assert_same
 
 RESOLUTION = 16
-STRIDE = Stride(0.013)
+STRIDE, CONE = Stride(0.013), Stride(0.01, 0.008, 0.05)
 
 
 def some_rays(count: int = 200) -> Rays:
@@ -45,6 +47,14 @@ def packed(count: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
     return densities, colors, starts, lengths, torch.rand(total, generator=random, dtype=dtype) + 1
 
 
+def assert_same_samples(ours: Samples, theirs: Samples) -> None:
+    """But for points on the border of two cells, which may fall to either."""
+    assert (ours.counts - theirs.counts).abs().sum() <= max(2, 0.01 * len(theirs))
+    equal = ours.counts == theirs.counts
+    for one, other in zip(astuple(ours)[1:], astuple(theirs)[1:], strict=True):
+        torch.testing.assert_close(one[equal[ours.rays]], other[equal[theirs.rays]], rtol=1e-4, atol=1e-4)
+
+
 def test_bits_round_trip() -> None:
     cells = torch.rand(512, generator=torch.Generator().manual_seed(0)) < 0.5
     assert_same(unpack_bits(pack_bits(cells)), cells)
@@ -68,18 +78,56 @@ def test_a_box_without_a_side_is_refused(side: float) -> None:
         Box((0.0, 0.0, 0.0), side)
 
 
+@pytest.mark.parametrize("stride", [STRIDE, CONE])
 @pytest.mark.parametrize("share", [0.3, 0.003])
-def test_samples_are_those_of_the_reference(share: float) -> None:
+def test_samples_are_those_of_the_reference(share: float, stride: Stride) -> None:
     rays, cells = some_rays(), some_cells(share)
-    first = entry(rays, STRIDE)
-    ours, onward = march(rays, cells, STRIDE, first)
-    theirs, _ = march_reference(rays, cells, STRIDE, first)
-    assert bool(torch.isinf(onward).all())
-    # A point on the border of two cells may fall to either.
-    assert (ours.counts - theirs.counts).abs().sum() <= max(2, 0.01 * len(theirs))
-    equal = ours.counts == theirs.counts
-    for one, other in ((ours.distances, theirs.distances), (ours.positions, theirs.positions)):
-        torch.testing.assert_close(one[equal[ours.rays]], other[equal[theirs.rays]], rtol=1e-4, atol=1e-4)
+    first = entry(rays, stride)
+    ours, onward = march(rays, cells, stride, first)
+    theirs, no_further = march_reference(rays, cells, stride, first)
+    assert bool(torch.isinf(onward).all()) and bool(torch.isinf(no_further).all())
+    assert_same_samples(ours, theirs)
+
+
+@pytest.mark.parametrize("stride", [STRIDE, CONE])
+@pytest.mark.parametrize("most", [1, 3, 20])
+def test_the_reference_goes_on_where_the_kernel_does(stride: Stride, most: int) -> None:
+    rays, cells = some_rays(), some_cells()
+    distances = entry(rays, stride)
+    for _ in range(4):
+        ours, onward = march(rays, cells, stride, distances, most)
+        theirs, further = march_reference(rays, cells, stride, distances, most)
+        assert_same_samples(ours, theirs)
+        alike = torch.isfinite(onward) == torch.isfinite(further)
+        assert int((~alike).sum()) <= 2
+        torch.testing.assert_close(onward[alike], further[alike], rtol=1e-4, atol=1e-4)
+        distances = onward
+
+
+@pytest.mark.parametrize("limits", [(1 << 16, 1 << 21, (32, 256)), (37, 200, (5, 256)), (64, 1, (1, 256))])
+def test_what_the_reference_holds_at_a_time_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int, tuple[int, int]]
+) -> None:
+    rays, cells = some_rays(), some_cells()
+    whole, onward = march_reference(rays, cells, CONE, entry(rays, CONE), 7)
+    for name, limit in zip(("_RAYS_AT_ONCE", "_POINTS_AT_ONCE", "_STEPS_AT_ONCE"), limits, strict=True):
+        monkeypatch.setattr(marching, name, limit)
+    again, onward_again = march_reference(rays, cells, CONE, entry(rays, CONE), 7)
+    assert_same(dict(zip("sdlp", astuple(whole), strict=True)), dict(zip("sdlp", astuple(again), strict=True)))
+    assert_same(onward, onward_again)
+
+
+def test_the_reference_holds_rays_that_begin_inside_or_miss() -> None:
+    origins = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [-1.0, 2.0, 0.5], [0.0, 0.5, 0.5]])
+    rays = Rays(origins, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.6, -0.8], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    for shift in (0.0, 0.5):
+        first = entry(rays, STRIDE, shift)
+        ours, theirs = (walk(rays, Occupancy(8), STRIDE, first)[0] for walk in (march, march_reference))
+        assert ours.counts.tolist() == theirs.counts.tolist()
+        torch.testing.assert_close(ours.positions, theirs.positions, rtol=1e-4, atol=1e-4)
+    none, onward = march_reference(rays[2:3], Occupancy(8), STRIDE, entry(rays[2:3], STRIDE))
+    assert none.starts.tolist() == [0, 0] and none.positions.shape == (0, 3)
+    assert not bool(torch.isfinite(onward).any())
 
 
 def test_samples_in_parts_are_the_samples_in_one() -> None:

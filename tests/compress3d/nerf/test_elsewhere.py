@@ -1,0 +1,156 @@
+"""Fields on a device that is not the CPU, which every machine can stand in for: nothing of them is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from compress3d.captures import Capture
+from compress3d.nerf import train as training_module
+from compress3d.nerf.compress import keep_best, score_rows
+from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.field import Field
+from compress3d.nerf.files import load_field, save_field
+from compress3d.nerf.hollow_training import train_hollow
+from compress3d.nerf.objective import PhotographError
+from compress3d.nerf.points import surface_points
+from compress3d.nerf.recover import recover
+from compress3d.nerf.render import orbit_of, render, trace
+from compress3d.nerf.rounding import rounding_for
+from compress3d.nerf.sharing import share
+from compress3d.nerf.teacher import teacher_capture, views_around
+from compress3d.nerf.train import Training, train
+from secateur.importance import MaskTaylor
+from tests.compress3d.nerf.elsewhere import DEVICE, Elsewhere, elsewhere
+from tests.compress3d.nerf.fields import BOX, QUICK, some_field
+from tests.compress3d.splats.photographed import photographed
+
+TINY = dataclasses.replace(
+    QUICK, levels=2, log2_table=8, lowest_resolution=4, highest_resolution=8, samples=256, watch_every=1.0, box=BOX
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed elsewhere takes its time: each operation is looked at."""
+    monkeypatch.setattr(training_module, "_WATCHED_PIXELS", 16)
+
+
+@pytest.fixture
+def there() -> Iterator[torch.device]:
+    with elsewhere() as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def capture() -> Capture:
+    return photographed(8)
+
+
+def tiny_field() -> Field:
+    """Solid enough that rays end."""
+    field = training_module.FieldTraining(photographed(8), TINY, 1).field
+    with torch.no_grad():
+        field.table.copy_(torch.randn(field.table.shape, generator=torch.Generator().manual_seed(1)))
+        field.density[-1].weight[0] *= 9
+    return field
+
+
+def assert_near(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:
+    assert isinstance(theirs, Elsewhere) and not isinstance(ours, Elsewhere)
+    torch.testing.assert_close(theirs.cpu(), ours, rtol=tolerance, atol=tolerance * float(ours.detach().abs().max()))
+
+
+def test_what_is_left_on_the_cpu_is_found(there: torch.device) -> None:
+    away, left = torch.ones(2).to(there), torch.ones(2)
+    assert (away * 2 + torch.tensor(1.0)).cpu().tolist() == [3.0, 3.0]
+    with pytest.raises(RuntimeError, match="on the CPU"):
+        away + left
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.rand(2, generator=torch.Generator(), device=there)
+    with pytest.raises(RuntimeError, match="indices"):
+        left[torch.tensor([0]).to(there)]
+    with pytest.raises(RuntimeError, match="numpy"):
+        away.numpy()
+
+
+def test_a_field_is_seen_as_on_the_cpu(there: torch.device) -> None:
+    here, away = tiny_field(), tiny_field().to(there)
+    cameras = orbit_of(here.box, 2, 10, 8)
+    for ours, theirs in zip(render(here, cameras, 1), render(away, cameras, 1), strict=True):
+        assert_near(ours, theirs)
+    rays = training_module.draw_pixels(photographed(8), torch.arange(4), 60, torch.Generator()).rays(here.box)
+    shift = torch.rand(60, generator=torch.Generator())
+    seen = [trace(field, rays, shift) for field in (here, away)]
+    assert seen[0][1] == seen[1][1]
+    gradients = [
+        torch.autograd.grad(pixels.colors.square().sum() + pixels.depths.sum(), list(field.parameters()))
+        for field, (pixels, _) in zip((here, away), seen, strict=True)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert_near(ours, theirs)
+
+
+@pytest.mark.parametrize("changed", [{}, {"cone": 0.01, "random_background": False, "ema": 0.9}])
+def test_training_goes_as_on_the_cpu(there: torch.device, capture: Capture, changed: dict[str, object]) -> None:
+    training: Training = dataclasses.replace(TINY, **changed)  # type: ignore[arg-type]
+    _, ours = train(capture, steps=18, training=training)
+    field, theirs = train(capture, steps=18, training=training, device=there)
+    assert field.device == DEVICE and all(isinstance(tensor, Elsewhere) for tensor in field.state_dict().values())
+    assert (theirs.options["device"], ours.options["device"]) == ("meta", "cpu")
+    assert theirs.fit.losses[-1][1] == pytest.approx(ours.fit.losses[-1][1], rel=1e-2)
+    assert theirs.watched[-1][2] == pytest.approx(ours.watched[-1][2], abs=0.1)
+    assert theirs.samples == pytest.approx(ours.samples, rel=1e-2)
+
+
+def test_a_stopped_training_goes_on_there(there: torch.device, capture: Capture, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    fitted = partial(train_hollow, capture, steps=4, training=TINY, device=there, checkpoint=checkpoint)
+    _, whole = fitted()
+    assert checkpoint.exists()
+    field, again = fitted(resume=True)
+    assert field.device == DEVICE and again.bound.losses == whole.bound.losses
+
+
+@pytest.mark.parametrize("worth", ["fisher", "visits"])
+def test_a_field_is_made_smaller_there(there: torch.device, capture: Capture, worth: str, tmp_path: Path) -> None:
+    here, away = tiny_field(), tiny_field().to(there)
+    few = dataclasses.replace(capture, test=capture.test[:1])
+    scores = [score_rows(field, few, worth) for field in (here, away)]  # type: ignore[arg-type]
+    assert_near(scores[0]["rows"], scores[1]["rows"], 1e-3)
+    small = away.cut(keep_best(away, scores[1], 0.5, 1))
+    assert small.device == DEVICE and isinstance(small.slots, Elsewhere)
+    rounding = rounding_for(small, 4)
+    recover(small, few, 2, rounding=rounding, training=TINY)
+    save_field(small, tmp_path / "small.safetensors", rounding)
+    read = load_field(tmp_path / "small.safetensors")
+    torch.testing.assert_close(read.table, small.table.detach().cpu(), rtol=0, atol=0)
+    quality = [quality_to_photographs(field, few, few.test.tolist()).mean_psnr for field in (read, small)]
+    assert quality[0] == pytest.approx(quality[1], abs=1e-3)
+
+
+def test_masks_shares_points_and_teachers(there: torch.device, capture: Capture) -> None:
+    field = tiny_field().to(there)
+    masks = {group.name: torch.ones(group.size) for group in field.groups()}
+    scores = MaskTaylor().score(field, PhotographError(capture, rays=20, batches=1))
+    assert set(scores) == set(masks)
+    shared, sharing, _, _ = share(field, capture, 0.5, steps=1, training=TINY)
+    assert shared.device == DEVICE and sharing.slots.device == DEVICE
+    cameras = views_around(field.box, 2, 12)
+    points = surface_points(field, cameras, 20)
+    assert points.xyz.device.type == points.rgb.device.type == "cpu"
+    assert teacher_capture(field, cameras).images.device.type == "cpu"
+
+
+def test_a_field_comes_back(there: torch.device) -> None:
+    field = some_field()
+    before = {name: tensor.clone() for name, tensor in field.state_dict().items()}
+    after = field.to(there).to("cpu").state_dict()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name].cpu(), tensor, rtol=0, atol=0)
