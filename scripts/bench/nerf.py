@@ -5,7 +5,7 @@ was measured under; so a run can be stopped, and --missing goes on with the part
 chair and the fox go on from their checkpoints.
 
 Sections: chair (after 30 and 90 minutes, and at the end), rays (beside plain torch), view, fox, mesh, compress (rows,
-levels, sharing, bits) and hollow (HollowNeRF, by size of the tables).
+levels, sharing, bits), hollow (HollowNeRF, by size of the tables) and collisions (what hollow space costs the visible).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from command import Bench
-from fields import chair, compress, fox, hollow, mesh, speed
+from fields import chair, collisions, compress, fox, hollow, mesh, speed
 from fields.pictures import draw_all
 from fields.settings import Settings
 from parts import keep, read_results
@@ -34,6 +34,7 @@ SECTIONS = {
     "mesh": mesh.jobs,
     "compress": compress.jobs,
     "hollow": hollow.jobs,
+    "collisions": collisions.jobs,
 }
 PACKAGES = ("secateur", "torch", "lightning", "numba", "numpy", "scipy", "zstandard", "open3d-cpu")
 

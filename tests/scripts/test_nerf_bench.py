@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from compress3d.nerf.files import save_field
+from compress3d.nerf.occupancy import pack_bits
 from compress3d.nerf.rays import rays_of
 from compress3d.nerf.render import trace
 from tests.compress3d.nerf.fields import QUICK, some_field
@@ -93,6 +94,18 @@ def test_the_surface_of_a_field_lies_in_its_box(bench: Load) -> None:
     assert float(inside.min()) > -0.05 and float(inside.max()) < 1.05
     accuracy, completeness = bench("fields.mesh").distances(mesh, mesh.vertices)
     assert accuracy < 0.1 and completeness < 0.3
+
+
+def test_what_is_hollow_costs_the_visible_no_rows(bench: Load, settings: Any, tmp_path: Path) -> None:
+    field = some_field()
+    cells = torch.arange(field.occupancy.resolution**3) % field.occupancy.resolution < 4
+    field.occupancy.bits.copy_(pack_bits(cells))
+    save_field(field, settings.field)
+    (job,) = bench("fields.collisions").jobs(settings).values()
+    rows = job(lambda *_: None, tmp_path)["rows"]
+    assert rows[0]["hollow"] == 0 < rows[-1]["hollow"] < 1 and rows[-1]["points"] < rows[0]["points"]
+    assert rows[-1]["error_fitted"] < rows[0]["error_fitted"]
+    assert all(0 < row["error"] for row in rows)
 
 
 def test_parts_are_written_one_by_one_and_drawn(bench: Load, settings: Any, tmp_path: Path) -> None:

@@ -67,16 +67,15 @@ def _hollow(results: Results, path: Path) -> None:
                 if points:
                     label = f"{method}, no silhouettes" if opaque else method
                     panels[0].plot(*zip(*points, strict=True), style, marker="o", color=color, label=label)
-        for part in results["hollow"].values():
-            points = sorted((1 - row["occupied"], row["error_visible"]) for row in part["rows"])
-            if part.get("opaque") and len(points) > 2:
-                label = f"2^{part['log2_table']}, no silhouettes"
-                panels[1].plot(*zip(*points, strict=True), "o-", color=THEIRS, label=label)
+        for part in results.get("collisions", {}).values():
+            whole = part["rows"][0]["error_fitted"]
+            points = [(row["hollow"], row["error_fitted"] / whole) for row in part["rows"]]
+            panels[1].plot(*zip(*points, strict=True), "o-", label=f"tables of 2^{part['log2_table']}")
         panels[0].set_xscale("log")
         panels[0].set_xlabel("million parameters in training")
         panels[0].set_ylabel("PSNR (dB)")
-        panels[1].set_xlabel("share of the cells that is empty")
-        panels[1].set_ylabel("mean squared error, visible space")
+        panels[1].set_xlabel("share of space that is hollow")
+        panels[1].set_ylabel("least squared error in visible space, of that with none")
 
 
 def _compress(results: Results, path: Path) -> None:
