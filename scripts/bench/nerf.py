@@ -5,7 +5,8 @@ was measured under; so a run can be stopped, and --missing goes on with the part
 chair and the fox go on from their checkpoints.
 
 Sections: chair (after 30 and 90 minutes, and at the end), rays (beside plain torch), view, fox, mesh, compress (rows,
-levels, sharing, bits), hollow (HollowNeRF, by size of the tables) and collisions (what hollow space costs the visible).
+levels, sharing, bits), hollow (HollowNeRF, by size of the tables), collisions (what hollow space costs
+the visible) and handover (splats that start from the field).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from command import Bench
-from fields import chair, collisions, compress, fox, hollow, mesh, speed
+from fields import chair, collisions, compress, fox, handover, hollow, mesh, speed
 from fields.pictures import draw_all
 from fields.settings import Settings
 from parts import keep, read_results
@@ -35,6 +36,7 @@ SECTIONS = {
     "compress": compress.jobs,
     "hollow": hollow.jobs,
     "collisions": collisions.jobs,
+    "handover": handover.jobs,
 }
 PACKAGES = ("secateur", "torch", "lightning", "numba", "numpy", "scipy", "zstandard", "open3d-cpu")
 

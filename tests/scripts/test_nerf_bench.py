@@ -96,6 +96,17 @@ def test_the_surface_of_a_field_lies_in_its_box(bench: Load) -> None:
     assert accuracy < 0.1 and completeness < 0.3
 
 
+def test_splats_start_from_the_field(bench: Load, settings: Any, tmp_path: Path) -> None:
+    (job,) = bench("fields.handover").jobs(settings).values()
+    rows = job(lambda *_: None, tmp_path)["rows"]
+    assert [row["start"] for row in rows] == [
+        "photographs",
+        "points of the field",
+        "points and renders of the field",
+    ]
+    assert all(row["psnr"] > 0 and row["gaussians"] for row in rows)
+
+
 def test_what_is_hollow_costs_the_visible_no_rows(bench: Load, settings: Any, tmp_path: Path) -> None:
     field = some_field()
     cells = torch.arange(field.occupancy.resolution**3) % field.occupancy.resolution < 4
