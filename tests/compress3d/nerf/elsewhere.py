@@ -32,6 +32,7 @@ class Elsewhere(torch.Tensor):
     """See above."""
 
     held: Tensor
+    is_meta = property(lambda self: False)  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Elsewhere:
@@ -106,7 +107,10 @@ class _AnAccelerator(Accelerator):
 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
-    """While the context is open, `.to(device)` of the device that is given makes tensors that are elsewhere."""
+    """While the context is open, `.to(device)` of the device that is given makes tensors that are elsewhere.
+
+    Lightning trains there, and files are read back onto the CPU.
+    """
     trainer = lightning.Trainer
 
     def on_it(**options: Any) -> lightning.Trainer:
@@ -115,7 +119,17 @@ def elsewhere() -> Iterator[torch.device]:
         strategy = SingleDeviceStrategy(DEVICE, accelerator=_AnAccelerator())
         return trainer(**{**options, "accelerator": "auto", "devices": 1, "strategy": strategy})
 
-    with patch.object(lightning, "Trainer", on_it), _Constructors(), _Operations():
+    save = torch.save
+
+    def saved(content: Any, *arguments: Any, **options: Any) -> None:
+        save(tree_map(_held, content), *arguments, **options)
+
+    with (
+        patch.object(lightning, "Trainer", on_it),
+        patch.object(torch, "save", saved),
+        _Constructors(),
+        _Operations(),
+    ):
         yield DEVICE
 
 

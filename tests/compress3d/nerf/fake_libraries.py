@@ -103,7 +103,7 @@ def traverse_grids(
 ) -> tuple[None, Any, Tensor]:
     """nerfacc's, for one grid, one ray after the other: intervals of a step whose middle is in an occupied cell."""
     assert binaries.ndim == 4 and len(binaries) == 1 and not cone_angle and near_planes is not None
-    assert aabbs.tolist() == [[0, 0, 0, 1, 1, 1]] and traverse_steps_limit is not None and len(rays_o)
+    assert aabbs.cpu().tolist() == [[0, 0, 0, 1, 1, 1]] and traverse_steps_limit is not None and len(rays_o)
     grid = binaries[0].cpu().numpy()
     found, ends = [], []
     for origin, direction, near in zip(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,24 @@ from torch import Tensor
 
 from compress3d.captures import Capture
 from compress3d.nerf import train as training_module
-from compress3d.nerf.compress import keep_best, score_rows
-from compress3d.nerf.evaluate import quality_to_photographs
+from compress3d.nerf.compress import keep_best
 from compress3d.nerf.field import Field
 from compress3d.nerf.files import load_field, save_field
-from compress3d.nerf.hollow_training import train_hollow
+from compress3d.nerf.hollow_training import Hollowing, HollowTraining, train_hollow
+from compress3d.nerf.importance import VisitedMagnitude
 from compress3d.nerf.objective import PhotographError
+from compress3d.nerf.pixels import draw_pixels
 from compress3d.nerf.points import surface_points
+from compress3d.nerf.rays import Rays
 from compress3d.nerf.recover import recover
 from compress3d.nerf.render import orbit_of, render, trace
 from compress3d.nerf.rounding import rounding_for
 from compress3d.nerf.sharing import share
 from compress3d.nerf.teacher import teacher_capture, views_around
-from compress3d.nerf.train import Training, train
-from secateur.importance import MaskTaylor
+from compress3d.nerf.train import Training, fit_field, train
+from secateur.console import silent
+from secateur.importance import Fisher, MaskTaylor
+from secateur.units import Scores
 from tests.compress3d.nerf.elsewhere import DEVICE, Elsewhere, elsewhere
 from tests.compress3d.nerf.fields import BOX, QUICK, some_field
 from tests.compress3d.splats.photographed import photographed
@@ -35,11 +38,14 @@ TINY = dataclasses.replace(
     QUICK, levels=2, log2_table=8, lowest_resolution=4, highest_resolution=8, samples=256, watch_every=1.0, box=BOX
 )
 
+SMALL = Hollowing(resolution=8, every=1)
+
 
 @pytest.fixture(autouse=True)
 def _few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is computed elsewhere takes its time: each operation is looked at."""
-    monkeypatch.setattr(training_module, "_WATCHED_PIXELS", 16)
+    for name, fewer in (("_WATCHED_PIXELS", 16), ("_OCCUPANCY_EVERY", 2), ("_OCCUPANCY_SAMPLES", 64)):
+        monkeypatch.setattr(training_module, name, fewer)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def there() -> Iterator[torch.device]:
 
 @pytest.fixture(scope="module")
 def capture() -> Capture:
-    return photographed(8)
+    return photographed(8).resized(factor=0.5)
 
 
 def tiny_field() -> Field:
@@ -60,6 +66,18 @@ def tiny_field() -> Field:
         field.table.copy_(torch.randn(field.table.shape, generator=torch.Generator().manual_seed(1)))
         field.density[-1].weight[0] *= 9
     return field
+
+
+def some_rays(field: Field) -> Rays:
+    """Through 60 pixels, on the CPU."""
+    return draw_pixels(photographed(4), torch.arange(4), 60, torch.Generator()).rays(field.box)
+
+
+def scored(field: Field, capture: Capture, worth: str) -> Scores:
+    """By few rays."""
+    if worth == "visits":
+        return VisitedMagnitude(rays=30, batches=1).score(field, capture)
+    return Fisher().score(field, PhotographError(capture, rays=30, batches=1))
 
 
 def assert_near(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:
@@ -85,7 +103,7 @@ def test_a_field_is_seen_as_on_the_cpu(there: torch.device) -> None:
     cameras = orbit_of(here.box, 2, 10, 8)
     for ours, theirs in zip(render(here, cameras, 1), render(away, cameras, 1), strict=True):
         assert_near(ours, theirs)
-    rays = training_module.draw_pixels(photographed(8), torch.arange(4), 60, torch.Generator()).rays(here.box)
+    rays = some_rays(here)
     shift = torch.rand(60, generator=torch.Generator())
     seen = [trace(field, rays, shift) for field in (here, away)]
     assert seen[0][1] == seen[1][1]
@@ -100,39 +118,57 @@ def test_a_field_is_seen_as_on_the_cpu(there: torch.device) -> None:
 @pytest.mark.parametrize("changed", [{}, {"cone": 0.01, "random_background": False, "ema": 0.9}])
 def test_training_goes_as_on_the_cpu(there: torch.device, capture: Capture, changed: dict[str, object]) -> None:
     training: Training = dataclasses.replace(TINY, **changed)  # type: ignore[arg-type]
-    _, ours = train(capture, steps=18, training=training)
-    field, theirs = train(capture, steps=18, training=training, device=there)
-    assert field.device == DEVICE and all(isinstance(tensor, Elsewhere) for tensor in field.state_dict().values())
-    assert (theirs.options["device"], ours.options["device"]) == ("meta", "cpu")
-    assert theirs.fit.losses[-1][1] == pytest.approx(ours.fit.losses[-1][1], rel=1e-2)
+    ours, theirs = (training_module.FieldTraining(capture, training, 4, device=device) for device in ("cpu", there))
+    losses = [fit_field(module, 4, None, False, silent).losses[-1][1] for module in (ours, theirs)]
+    assert theirs.field.device == DEVICE
+    assert all(isinstance(tensor, Elsewhere) for tensor in theirs.field.state_dict().values())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert theirs.watched[-1][2] == pytest.approx(ours.watched[-1][2], abs=0.1)
-    assert theirs.samples == pytest.approx(ours.samples, rel=1e-2)
+    assert theirs.total_samples == pytest.approx(ours.total_samples, rel=1e-2)
+
+
+def test_a_trained_field_is_judged_there(there: torch.device, capture: Capture) -> None:
+    field, record = train(capture, steps=1, training=TINY, device=there)
+    assert field.device == DEVICE and record.options["device"] == "meta" and record.quality is not None
+
+
+def test_a_field_becomes_hollow_there(there: torch.device, capture: Capture) -> None:
+    field, record = train_hollow(capture, steps=4, training=TINY, hollowing=SMALL, device=there)
+    assert field.device == DEVICE and len(record.residuals) == 3 and record.plain.steps == 1
 
 
 def test_a_stopped_training_goes_on_there(there: torch.device, capture: Capture, tmp_path: Path) -> None:
+    whole, stopped, resumed = (HollowTraining(capture, TINY, 4, SMALL, there) for _ in range(3))
+    fit_field(whole, 4, None, False, silent)
+
+    def stop(done: float, doing: str) -> None:
+        if done >= 0.5:
+            raise KeyboardInterrupt
+
     checkpoint = tmp_path / "run.ckpt"
-    fitted = partial(train_hollow, capture, steps=4, training=TINY, device=there, checkpoint=checkpoint)
-    _, whole = fitted()
-    assert checkpoint.exists()
-    field, again = fitted(resume=True)
-    assert field.device == DEVICE and again.bound.losses == whole.bound.losses
+    with pytest.raises(KeyboardInterrupt):
+        fit_field(stopped, 4, checkpoint, False, stop, seconds=0.0)
+    fit_field(resumed, 4, checkpoint, True, silent)
+    assert resumed.total_samples == whole.total_samples
+    assert isinstance(resumed.split.z, Elsewhere) and torch.equal(resumed.split.z.cpu(), whole.split.z.cpu())
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name].cpu(), tensor.cpu()), name
 
 
 @pytest.mark.parametrize("worth", ["fisher", "visits"])
 def test_a_field_is_made_smaller_there(there: torch.device, capture: Capture, worth: str, tmp_path: Path) -> None:
     here, away = tiny_field(), tiny_field().to(there)
-    few = dataclasses.replace(capture, test=capture.test[:1])
-    scores = [score_rows(field, few, worth) for field in (here, away)]  # type: ignore[arg-type]
+    scores = [scored(field, capture, worth) for field in (here, away)]
     assert_near(scores[0]["rows"], scores[1]["rows"], 1e-3)
-    small = away.cut(keep_best(away, scores[1], 0.5, 1))
+    small = away.cut(keep_best(away, scores[1], 0.3))
     assert small.device == DEVICE and isinstance(small.slots, Elsewhere)
     rounding = rounding_for(small, 4)
-    recover(small, few, 2, rounding=rounding, training=TINY)
+    recover(small, capture, 2, rounding=rounding, training=TINY)
     save_field(small, tmp_path / "small.safetensors", rounding)
     read = load_field(tmp_path / "small.safetensors")
     torch.testing.assert_close(read.table, small.table.detach().cpu(), rtol=0, atol=0)
-    quality = [quality_to_photographs(field, few, few.test.tolist()).mean_psnr for field in (read, small)]
-    assert quality[0] == pytest.approx(quality[1], abs=1e-3)
+    with torch.no_grad():
+        assert_near(*(trace(field, some_rays(field), 0.5)[0].colors for field in (read, small)))
 
 
 def test_masks_shares_points_and_teachers(there: torch.device, capture: Capture) -> None:
