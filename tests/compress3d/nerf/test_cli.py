@@ -212,3 +212,31 @@ def test_an_evaluation_is_json(tmp_path: Path) -> None:
     record = cli.evaluate_file(field, capture, None, None, False)
     assert json.loads(json.dumps(to_json(record)))["name"] == "field.safetensors"
     assert load_field(field).bytes < record.bytes
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "{capture}", "-o", "out.safetensors"],
+        ["hollow", "{capture}", "-o", "out.safetensors"],
+        ["compress", "{field}", "{capture}", "-o", "out.safetensors"],
+        ["evaluate", "{field}", "{capture}"],
+        ["render", "{field}", "-o", "out.png"],
+        ["points", "{field}", "-o", "out.ply"],
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_field(some_field(), tmp_path / "field.safetensors")
+    paths = {"capture": str(tmp_path / "never read"), "field": str(tmp_path / "field.safetensors")}
+    given = ["nerf", *(word.format(**paths) for word in command)]
+    with monkeypatch.context() as without:
+        without.setattr("torch.cuda.is_available", lambda: False)
+        assert main([*given, "--device", "cuda"]) == 2
+        assert "--device cuda: torch finds no CUDA device here" in capsys.readouterr().err
+    assert main([*given, "--device", "tpu"]) == 2
+    message = capsys.readouterr().err
+    assert "--device tpu: choose cpu or cuda" in message and message.count("\n") == 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compress3d.captures import Capture
+from compress3d.nerf import cli, evaluation
 from compress3d.nerf import train as training_module
 from compress3d.nerf.compress import keep_best
 from compress3d.nerf.field import Field
@@ -32,7 +33,7 @@ from secateur.importance import Fisher, MaskTaylor
 from secateur.units import Scores
 from tests.compress3d.nerf.elsewhere import DEVICE, Elsewhere, elsewhere
 from tests.compress3d.nerf.fields import BOX, QUICK, some_field
-from tests.compress3d.splats.photographed import photographed
+from tests.compress3d.splats.photographed import photographed, write_capture
 
 TINY = dataclasses.replace(
     QUICK, levels=2, log2_table=8, lowest_resolution=4, highest_resolution=8, samples=256, watch_every=1.0, box=BOX
@@ -190,3 +191,23 @@ def test_a_field_comes_back(there: torch.device) -> None:
     after = field.to(there).to("cpu").state_dict()
     for name, tensor in before.items():
         torch.testing.assert_close(after[name].cpu(), tensor, rtol=0, atol=0)
+
+
+def test_commands_work_there(there: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cli, evaluation):
+        monkeypatch.setattr(module, "device_named", lambda name: there)
+    for name, fewer in (("_SIZE", 12), ("_TIMED_VIEWS", 1), ("_TIMED_REPEATS", 1)):
+        monkeypatch.setattr(evaluation, name, fewer)
+    for name, fewer in (("_POINT_VIEWS", 2), ("_POINT_VIEW_SIZE", 12)):
+        monkeypatch.setattr(cli, name, fewer)
+    file, other = tmp_path / "field.safetensors", tmp_path / "other.safetensors"
+    save_field(tiny_field(), file)
+    save_field(tiny_field(), other)
+    folder = write_capture(tmp_path / "blobs")
+    (drawn,) = cli.render_file(file, tmp_path / "view.png", None, None, "-y", 8, 8)
+    assert Path(drawn).exists()
+    cli.points_file(file, tmp_path / "points.ply", 20, 0)
+    record = cli.evaluate_file(file, folder, 12, None, False, tmp_path / "report")
+    assert record.quality.mean_psnr > 0 and (tmp_path / "report" / "index.html").exists()
+    evaluated = evaluation.evaluate_files(file, [other], tmp_path / "comparison", views=1)
+    assert evaluated.record.candidates[0].measurements["rows"].value == len(tiny_field().table)
