@@ -66,13 +66,13 @@ def encode_reference(
     """
     _check(positions, table, levels, slots)
     parts = []
+    corners = torch.tensor(list(product((0, 1), repeat=3)), device=positions.device).unbind()
     for level, start in zip(levels, first_rows(levels), strict=False):
         along = positions.clamp(0, 1) * level.scale + 0.5
         cells = along.detach().floor().clamp(max=level.resolution - 1)
         offsets = along - cells
         total: Tensor | None = None
-        for corner in product((0, 1), repeat=3):
-            shift = torch.tensor(corner, device=positions.device)
+        for shift in corners:
             weights = torch.where(shift == 1, offsets, 1 - offsets).prod(dim=1, keepdim=True)
             rows = start + vertex_rows(cells.long() + shift, level)
             part = weights * _looked_up(table, rows, slots)

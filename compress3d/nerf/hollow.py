@@ -7,16 +7,19 @@ visible points share are then moved by the visible ones alone: that is the mitig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor, nn
 
 from compress3d.nerf.field import Field
 from compress3d.nerf.hashgrid import encode, encode_reference
 from compress3d.nerf.levels import Level
 from compress3d.nerf.occupancy import Occupancy, pack_bits
+from compress3d.nerf.units import VOXELS, slots_of, voxel_groups
+from secateur.units import Keep, UnitGroup
 
 ALPHA = 1e4
 """Steepness of the gate; the publication raises it tenfold at the end, where the gate here goes altogether."""
@@ -24,11 +27,14 @@ ALPHA = 1e4
 RESOLUTIONS = (4, 256)
 
 _SHARPNESS = 10.0
-_START = 0.2
+_MIDDLE, _START = 4.0, 4.2
+"""Entries of the grid where the saliency is a half, and in the beginning; at 0 it is 4e-18."""
 
 
 class HollowField(Field):
     """A field under a saliency grid, for training; `hollowed` makes it a plain one.
+
+    The grid's vertices are one more group of units, "voxels": around those that are masked or cut the field is empty.
 
     Args:
         field: whose parts it takes over, not copies.
@@ -37,6 +43,8 @@ class HollowField(Field):
     Raises:
         ValueError: the resolution is out of range.
     """
+
+    voxels: Int32[Tensor, " vertices"] | None
 
     def __init__(self, field: Field, resolution: int = 64) -> None:
         low, high = RESOLUTIONS
@@ -49,15 +57,34 @@ class HollowField(Field):
         self.grid = (Level(float(resolution - 2), resolution**3, False),)
         # Steps of Adam are as long as the rate: logits that are to cross from 1 to 0 soon are ten times their entries.
         self.saliency = nn.Parameter(torch.full((resolution**3, 1), _START, device=field.device))
+        self.register_buffer("voxels", None)
 
-    def vertex_saliencies(self) -> Float[Tensor, " vertices"]:
-        """p at the vertices, 0 to 1; vertex x + T (y + T z)."""
-        return torch.sigmoid(_SHARPNESS * self.saliency[:, 0])
+    def groups(self) -> Sequence[UnitGroup]:
+        """Those of the field, and the voxels."""
+        return (*super().groups(), *voxel_groups(self))
+
+    def cut(self, keep: Keep) -> HollowField:
+        """A smaller field under a grid of fewer vertices; see `Field.cut`."""
+        smaller = cast(HollowField, super().cut(keep))
+        present = self.present()
+        present[present.clone()] = keep.get(VOXELS, torch.zeros(0, dtype=torch.bool)).to(self.device)
+        smaller.voxels = slots_of(present, self.device)
+        return smaller
+
+    def present(self) -> Bool[Tensor, " vertices"]:
+        """Which vertices are left."""
+        if self.voxels is None:
+            return torch.ones(self.grid[0].rows, dtype=torch.bool, device=self.device)
+        return self.voxels >= 0
+
+    def vertex_saliencies(self) -> Float[Tensor, " left"]:
+        """p at the vertices that are left, 0 to 1, in order; vertex x + T (y + T z)."""
+        return torch.sigmoid(_SHARPNESS * (self.saliency[:, 0] - _MIDDLE))
 
     def saliencies(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
         """p at positions in the unit cube."""
         run = encode_reference if self.plain else encode
-        return torch.sigmoid(_SHARPNESS * run(positions, self.saliency, self.grid))
+        return torch.sigmoid(_SHARPNESS * (run(positions, self.saliency, self.grid, self.voxels) - _MIDDLE))
 
     def features(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N LF"]:
         """Of positions in the unit cube, multiplied by the saliencies there."""
@@ -104,9 +131,10 @@ def hollowed(field: HollowField, salient: Bool[Tensor, " vertices"]) -> Field:
     Raises:
         ValueError: `salient` has another shape.
     """
-    if salient.shape != field.saliency.shape[:1] or salient.dtype != torch.bool:
-        raise ValueError(f"salient must be bool ({len(field.saliency)},), got {salient.dtype} {tuple(salient.shape)}")
-    visible = pack_bits(visible_cells(field, salient))
+    vertices = field.grid[0].rows
+    if salient.shape != (vertices,) or salient.dtype != torch.bool:
+        raise ValueError(f"salient must be bool ({vertices},), got {salient.dtype} {tuple(salient.shape)}")
+    visible = pack_bits(visible_cells(field, salient & field.present()))
     occupancy = Occupancy(field.occupancy.resolution).to(field.device)
     for name in ("possible", "bits"):
         cast(Tensor, getattr(occupancy, name)).copy_(cast(Tensor, getattr(field.occupancy, name)) & visible)

@@ -1,9 +1,10 @@
 """The hash grid through tiny-cuda-nn's kernels (https://github.com/NVlabs/tiny-cuda-nn, `encodings/grid.h`).
 
 A grid of that library has its own levels: scales are powers of one number, counted in float32, and a dense level has
-a vertex a side less than here, so that its far side reads the near one. But a grid of one level can be told any
-vertex: at a position p it reads s p + 0.5 of its level, s = base_resolution - 1. So each level here is a grid of one
-level there, which is given (along - 0.5) / s, where `along` is what this package says of the level:
+a vertex a side less than here, so that its far side reads the near one. But where a grid of one level is read is ours
+to say: what it is given as x lies at s x + 0.5 of its level, s = base_resolution - 1. So each level here is a grid of
+one level there, which is given (along - 0.5) / s, where `along` is the place on the level that `encode_reference`
+finds:
 
 - hashed levels have s = 2^15: a power of two, so that `along` comes back exactly, and a cube of vertices that fits no
   table, so that all is hashed, by the same primes and modulo;

@@ -1,4 +1,4 @@
-"""What a field is made of, and what cutting it does: rows of tables, levels, neurons."""
+"""What a field is made of, and what cutting it does: rows of tables, levels, neurons, voxels of saliency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secateur.units import Keep, Member, UnitGroup, check_keep, mask_of
 if TYPE_CHECKING:
     from compress3d.nerf.field import Field
 
-ROWS, LEVELS, GEOMETRY = "rows", "levels", "geometry"
+ROWS, LEVELS, GEOMETRY, VOXELS = "rows", "levels", "geometry", "voxels"
 
 
 def field_groups(field: Field) -> tuple[UnitGroup, ...]:
@@ -48,6 +48,12 @@ def _neurons(name: str, weights: list[Tensor]) -> list[UnitGroup]:
     ]
 
 
+def voxel_groups(field: Field) -> tuple[UnitGroup, ...]:
+    """The vertices of a hollow field's saliency grid that are left, where any is."""
+    left = len(field.tensors()["saliency"])
+    return (_with_costs(field, UnitGroup(VOXELS, left, (Member("saliency"),), min_keep=0)),) if left else ()
+
+
 def _with_costs(field: Field, group: UnitGroup) -> UnitGroup:
     """With "params" and "bytes" of each unit; a level takes its rows with it."""
     tensors = field.tensors()
@@ -71,12 +77,12 @@ def rows_by_level(field: Field) -> Tensor:
 
 
 def scales_of(field: Field, masks: Mapping[str, Tensor]) -> dict[str, list[Scale]]:
-    """Tensor name -> what masks multiply it by: table rows, and columns of the weights that read other units."""
+    """Tensor name -> what masks multiply it by: rows of tables, and columns of the weights that read other units."""
     scales: dict[str, list[Scale]] = {}
     for group in field.groups():
         mask = mask_of(masks, group.name, group.size)
         for member in group.members:
-            if group.name == ROWS or member.dim == 1:
+            if group.name in (ROWS, VOXELS) or member.dim == 1:
                 rows = torch.arange(group.size)[:, None] if member.rows is None else member.rows
                 scales.setdefault(member.param, []).append(Scale(member.dim, rows, mask))
     return scales
