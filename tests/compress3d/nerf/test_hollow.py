@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from compress3d.nerf.field import Field
 from compress3d.nerf.hashgrid import encode_reference
@@ -16,13 +17,25 @@ from compress3d.nerf.hollow import HollowField, gate, hollowed, visible_cells
 from compress3d.nerf.hollow_training import Hollowing, HollowTraining, train_hollow
 from compress3d.nerf.levels import Level
 from compress3d.nerf.march import march
+from compress3d.nerf.objective import PhotographError
 from compress3d.nerf.rays import rays_of
 from compress3d.nerf.render import render
 from compress3d.nerf.train import fit_field
+from compress3d.nerf.units import ROWS, VOXELS
+from secateur.allocation import Budget, allocate
 from secateur.console import Report, silent
+from secateur.importance import Fisher, Magnitude, MaskTaylor, Taylor
+from secateur.units import Keep
 from tests.compress3d.nerf.fields import QUICK, some_field
 from tests.compress3d.splats.photographed import around, photographed
-from tests.contracts import assert_same
+from tests.contracts import (
+    assert_deterministic,
+    assert_full_keep_changes_nothing,
+    assert_mask_equals_cut,
+    assert_mask_of_ones_changes_nothing,
+    assert_same,
+    assert_scores_fit,
+)
 
 
 def hollow_field(logit: float = 20.0) -> HollowField:
@@ -62,6 +75,64 @@ def test_rows_that_only_hollow_points_read_have_no_gradient() -> None:
     for some, moves in ((empty, False), (visible, True)):
         (gradient,) = torch.autograd.grad(hollow.features(some).square().sum(), hollow.table)
         assert bool(gradient.any()) == moves
+
+
+def wavy_field() -> HollowField:
+    """Saliencies from 0 to 1."""
+    hollow = HollowField(some_field(), 8)
+    with torch.no_grad():
+        hollow.saliency.copy_(4.5 * torch.rand(8**3, 1, generator=torch.Generator().manual_seed(3)))
+    return hollow
+
+
+def seen(field: Field) -> Tensor:
+    picture = render(field, around(1), 0)
+    return torch.cat([picture.image, picture.opacities[..., None], picture.depths[..., None]], dim=2)
+
+
+def without_voxels(field: HollowField, share: float) -> Keep:
+    random = torch.Generator().manual_seed(5)
+    return everything(field) | {VOXELS: torch.rand(len(field.saliency), generator=random) >= share}
+
+
+def everything(field: Field) -> Keep:
+    return {group.name: torch.ones(group.size, dtype=torch.bool) for group in field.groups()}
+
+
+def test_voxels_are_units() -> None:
+    hollow = wavy_field()
+    assert_full_keep_changes_nothing(hollow)
+    assert_mask_of_ones_changes_nothing(hollow, seen)
+    assert_mask_equals_cut(hollow, without_voxels(hollow, 0.4), seen, rtol=1e-4, atol=1e-5)
+    smaller = hollow.cut(without_voxels(hollow, 0.4))
+    assert isinstance(smaller, HollowField) and len(smaller.saliency) < len(hollow.saliency)
+    assert len(smaller.vertex_saliencies()) == int(smaller.present().sum()) == len(smaller.saliency)
+    assert_mask_equals_cut(smaller, without_voxels(smaller, 0.5), seen, rtol=1e-4, atol=1e-5)
+    both = without_voxels(smaller, 0.5) | {ROWS: torch.arange(len(smaller.table)) % 2 == 0}
+    assert_mask_equals_cut(smaller, both, seen, rtol=1e-4, atol=1e-5)
+
+
+def test_without_voxels_a_field_is_empty() -> None:
+    hollow = wavy_field()
+    nothing = hollow.cut(without_voxels(hollow, 2.0))
+    assert float(seen(nothing)[..., 3].max()) < 1e-6
+    assert VOXELS not in {group.name for group in nothing.groups()}
+    assert_same(seen(nothing), seen(nothing.cut(everything(nothing))))
+    plain = hollowed(nothing, torch.ones(8**3, dtype=torch.bool))
+    assert not plain.occupancy.occupied().any()
+
+
+@pytest.mark.parametrize("criterion", [Magnitude(2.0), Taylor(), Fisher(), MaskTaylor()])
+def test_core_criteria_score_voxels(criterion: object) -> None:
+    hollow = wavy_field()
+    objective = PhotographError(photographed(4), rays=40, batches=2)
+    scores = assert_deterministic(partial(criterion.score, hollow, objective))  # type: ignore[attr-defined]
+    assert_scores_fit(scores, hollow.groups())
+    if isinstance(criterion, Magnitude):
+        assert torch.equal(scores[VOXELS].argsort(), hollow.vertex_saliencies().detach().argsort())
+    group = next(group for group in hollow.groups() if group.name == VOXELS)
+    keep = allocate(scores, [group], Budget(share=0.3))
+    assert int(keep[VOXELS].sum()) == int(0.3 * 8**3)
 
 
 def test_the_gate_skips_zeros_softly() -> None:
