@@ -10,6 +10,8 @@ import torch
 def device_named(name: str | None) -> torch.device:
     """Where to work: "cpu", "cuda" or "cuda:1"; None: on CUDA where there is some.
 
+    A device with a number becomes the current one, by which torch's clocks and other libraries go.
+
     Raises:
         ValueError: it is none of these, or there is no such device here.
     """
@@ -22,4 +24,6 @@ def device_named(name: str | None) -> torch.device:
         raise ValueError(f"--device {name}: torch finds no CUDA device here")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here, from cuda:0 on")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +27,8 @@ from compress3d.nerf.rays import Rays
 
 def serves(rays: Rays, stride: Stride) -> bool:
     """Whether `march_nerfacc` can be given these: rays on CUDA, and steps of one length."""
-    return rays.origins.is_cuda and len(rays) > 0 and not stride.cone and _traverse_grids() is not None
+    origins = rays.origins
+    return origins.is_cuda and len(rays) > 0 and not stride.cone and traversal(origins.device) is not None
 
 
 @torch.no_grad()
@@ -36,19 +39,9 @@ def march_nerfacc(
 
     A sample that rounding puts on the border of two cells may fall to either.
     """
-    traverse = _traverse_grids()
+    traverse = traversal(distances.device)
     assert traverse is not None
-    cube = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]], device=distances.device)
-    _, samples, ends = traverse(
-        rays.origins,
-        rays.directions,
-        occupancy.by_axis[None],
-        cube,
-        near_planes=distances - stride.step / 2,
-        step_size=stride.step,
-        cone_angle=0.0,
-        traverse_steps_limit=most,
-    )
+    samples, ends = traverse(rays, occupancy.by_axis, distances - stride.step / 2, stride.step, most)
     counts = samples.packed_info[:, 1].long()
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     along = samples.vals
@@ -61,9 +54,39 @@ def march_nerfacc(
     return Samples(starts, along, torch.full_like(along, stride.step), positions.clamp(0, 1)), onward
 
 
-def _traverse_grids() -> Callable[..., Any] | None:
+Traverse = Callable[[Rays, Tensor, Tensor, float, int], tuple[Any, Tensor]]
+"""Rays, cells by x, y, z, near planes, step and most samples -> the library's samples, and where each ray got to."""
+
+
+@cache
+def traversal(device: torch.device) -> Traverse | None:
+    """nerfacc's traversal of the unit cube on `device`; None where there is none that works.
+
+    Its kernels are compiled when they are first called, here: a machine may lack what that takes, of which a warning
+    tells.
+    """
     nerfacc = library("nerfacc")
-    if nerfacc is None:
+    if nerfacc is None or "traverse_steps_limit" not in inspect.signature(nerfacc.traverse_grids).parameters:
         return None
-    traverse: Callable[..., Any] = nerfacc.traverse_grids
-    return traverse if "traverse_steps_limit" in inspect.signature(traverse).parameters else None
+    cube = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]], device=device)
+
+    def traverse(rays: Rays, cells: Tensor, near: Tensor, step: float, most: int) -> tuple[Any, Tensor]:
+        _, samples, ends = nerfacc.traverse_grids(
+            rays.origins,
+            rays.directions,
+            cells[None],
+            cube,
+            near_planes=near,
+            step_size=step,
+            cone_angle=0.0,
+            traverse_steps_limit=most,
+        )
+        return samples, ends
+
+    one = torch.ones(1, device=device)
+    try:
+        traverse(Rays(one.expand(1, 3) / 2, one.expand(1, 3)), one.bool().expand(8, 8, 8), one, 0.1, 1)
+    except Exception as error:  # of a compiler, of CUDA, or of a module that is not there: the library does not say
+        warnings.warn(f"nerfacc is installed but does not run, so plain torch stands in for it: {error}", stacklevel=2)
+        return None
+    return traverse

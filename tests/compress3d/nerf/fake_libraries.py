@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress3d.nerf import libraries, tiny_cuda
+from compress3d.nerf import libraries, tiny_cuda, traversal
 
 _WORD = (1 << 32) - 1
 _BATCH = 256
@@ -180,6 +180,7 @@ def only(**found: ModuleType) -> Iterator[None]:
     def forget() -> None:
         libraries.library.cache_clear()
         tiny_cuda._grid.cache_clear()
+        traversal.traversal.cache_clear()
 
     forget()
     try:

@@ -66,7 +66,7 @@ def test_what_the_library_serves() -> None:
             return int(self.count)
 
     def some(count: int = 3, is_cuda: bool = True) -> Any:
-        return Some(count=count, origins=SimpleNamespace(is_cuda=is_cuda))
+        return Some(count=count, origins=SimpleNamespace(is_cuda=is_cuda, device=torch.device("cpu")))
 
     assert traversal.serves(some(), STRIDE)
     assert not traversal.serves(some(), CONE)
@@ -80,7 +80,19 @@ def test_a_library_that_knows_no_limit_is_done_without() -> None:
     before = ModuleType("nerfacc")
     before.__dict__["traverse_grids"] = lambda rays_o, rays_d, binaries, aabbs, near_planes=None: None
     with only(nerfacc=before):
-        assert traversal._traverse_grids() is None
+        assert traversal.traversal(torch.device("cpu")) is None
+
+
+def test_a_library_without_its_kernels_is_done_without() -> None:
+    def traverse_grids(*given: object, traverse_steps_limit: int, **options: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'traverse_grids'")
+
+    broken = ModuleType("nerfacc")
+    broken.__dict__["traverse_grids"] = traverse_grids
+    with only(nerfacc=broken):
+        with pytest.warns(UserWarning, match="nerfacc is installed but does not run.*NoneType"):
+            assert traversal.traversal(torch.device("cpu")) is None
+        assert traversal.traversal(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("served", [False, True])
