@@ -16,6 +16,7 @@ from compress3d.nerf import train as training_module
 from compress3d.nerf.compress import keep_best
 from compress3d.nerf.field import Field
 from compress3d.nerf.files import load_field, save_field
+from compress3d.nerf.hollow import HollowField, hollowed
 from compress3d.nerf.hollow_training import Hollowing, HollowTraining, train_hollow
 from compress3d.nerf.importance import VisitedMagnitude
 from compress3d.nerf.objective import PhotographError
@@ -29,7 +30,7 @@ from compress3d.nerf.sharing import share
 from compress3d.nerf.teacher import teacher_capture, views_around
 from compress3d.nerf.train import Training, fit_field, train
 from secateur.console import silent
-from secateur.importance import Fisher, MaskTaylor
+from secateur.importance import Fisher, MaskTaylor, Taylor
 from secateur.units import Scores
 from tests.compress3d.nerf.elsewhere import DEVICE, Elsewhere, elsewhere
 from tests.compress3d.nerf.fields import BOX, QUICK, some_field
@@ -211,3 +212,18 @@ def test_commands_work_there(there: torch.device, tmp_path: Path, monkeypatch: p
     assert record.quality.mean_psnr > 0 and (tmp_path / "report" / "index.html").exists()
     evaluated = evaluation.evaluate_files(file, [other], tmp_path / "comparison", views=1)
     assert evaluated.record.candidates[0].measurements["rows"].value == len(tiny_field().table)
+
+
+def test_voxels_are_cut_there(there: torch.device, capture: Capture) -> None:
+    field = HollowField(tiny_field().to(there), 8)
+    scores = Taylor().score(field, PhotographError(capture, rays=30, batches=1))["voxels"]
+    stays = scores > scores.median()
+    everything = {group.name: torch.ones(group.size, dtype=torch.bool, device=there) for group in field.groups()}
+    small = field.cut(everything | {"voxels": stays})
+    assert small.device == DEVICE and isinstance(small.voxels, Elsewhere)
+    masks = {name: mask.float() for name, mask in everything.items()} | {"voxels": stays.float()}
+    with torch.no_grad(), field.masked(masks):
+        masked = trace(field, some_rays(field), 0.5)[0].colors.cpu()
+    with torch.no_grad():
+        assert_near(masked, trace(small, some_rays(small), 0.5)[0].colors)
+    assert hollowed(small, small.present()).device == DEVICE
