@@ -10,6 +10,8 @@ from plots import OURS, PROTOTYPE, THEIRS, figure, ticks
 
 Results = Mapping[str, Mapping[str, Any]]
 
+SIZES = {10: OURS, 12: "#2563eb", 14: THEIRS}
+
 COLORS = {
     "Fisher": OURS,
     "magnitude by visits": "#2563eb",
@@ -68,14 +70,16 @@ def _hollow(results: Results, path: Path) -> None:
                     label = f"{method}, no silhouettes" if opaque else method
                     panels[0].plot(*zip(*points, strict=True), style, marker="o", color=color, label=label)
         for part in results.get("collisions", {}).values():
-            whole = part["rows"][0]["error_fitted"]
-            points = [(row["hollow"], row["error_fitted"] / whole) for row in part["rows"]]
-            panels[1].plot(*zip(*points, strict=True), "o-", label=f"tables of 2^{part['log2_table']}")
+            for key, style in (("error_fitted", "o-"), ("error", "o:")):
+                points = [(row["hollow"], row[key] / part["rows"][0][key]) for row in part["rows"]]
+                label, color = f"tables of 2^{part['log2_table']}", SIZES.get(part["log2_table"])
+                panels[1].plot(*zip(*points, strict=True), style, color=color, label=label if style == "o-" else "_")
         panels[0].set_xscale("log")
         panels[0].set_xlabel("million parameters in training")
         panels[0].set_ylabel("PSNR (dB)")
         panels[1].set_xlabel("share of space that is hollow")
-        panels[1].set_ylabel("least squared error in visible space, of that with none")
+        panels[1].set_title("least squares; dotted: at other points", fontsize=11)
+        panels[1].set_ylabel("error in visible space, relative")
 
 
 def _compress(results: Results, path: Path) -> None:
