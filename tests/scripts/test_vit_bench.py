@@ -128,6 +128,13 @@ def test_sparse_weights_have_their_share(bench: Load, settings: Any) -> None:
         assert 0.7 * total <= zeros < 0.7 * total + 20, name
 
 
+def test_blocks_go_by_movement_too(bench: Load, settings: Any, tmp_path: Path) -> None:
+    rows = bench("vision.sparse").block_jobs(settings)["block movement: 50%"](lambda *_: None, tmp_path)["rows"]
+    of = bench("vision.subjects").subject("fashion", settings)
+    assert 0.4 * macs(of.network, of) < rows[0]["macs"] < 0.6 * macs(of.network, of)
+    assert rows[0]["speedup"] > 0 and 0 <= rows[0]["accuracy_tuned"] <= 1
+
+
 def test_a_network_is_trained_once(bench: Load, settings: Any) -> None:
     subjects = bench("vision.subjects")
     first = subjects.subject("swin", settings)
