@@ -77,7 +77,10 @@ def results() -> dict[str, Any]:
     return {
         "dense": {NAME: {"rows": [{"frechet": 0.8, "floor": 0.5}]}},
         "one_shot": {f"{NAME}: EcoDiff: seed 0": {"rows": rows(1.0)}, f"{NAME}: random: seed 0": {"rows": rows(3.0)}},
-        "recovered": {f"{NAME}: EcoDiff: 20%: seed 0": {"rows": rows(0.9)[:4]}},
+        "recovered": {
+            f"{NAME}: EcoDiff: 20%: seed 0": {"rows": rows(0.9)[:4]},
+            f"{NAME}: EcoDiff: 30%, long: seed 0": {"rows": [rows(0.5)[1] | {"steps": 1000}]},
+        },
         "blocks": {f"{NAME}: LD-Pruner: seed 0": {"rows": blocks}, f"{NAME}: middle: seed 0": {"rows": [{"macs": 1}]}},
     }
 
@@ -86,6 +89,13 @@ def test_plots_are_drawn_from_the_json_alone(bench: Callable[[str], ModuleType],
     drawn = bench("denoisers.pictures").draw_all(json.loads(json.dumps(results())), tmp_path)
     assert [path.name for path in drawn] == ["diffusion_digits_dit.png"]
     assert drawn[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_long_recoveries_are_parts_of_their_own(bench: Callable[[str], ModuleType]) -> None:
+    settings = bench("denoisers.settings").Settings((NAME,), quick=True)
+    assert f"{NAME}: EcoDiff: 30%, long: seed 0" in bench("denoisers.recovered").jobs(settings)
+    short = bench("denoisers.pictures")._recovered(results(), NAME)["EcoDiff"]
+    assert short == {0.2: [1.1, 1.1]}
 
 
 def test_experts_are_of_models_of_prompts(bench: Callable[[str], ModuleType]) -> None:

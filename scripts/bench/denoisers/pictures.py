@@ -79,10 +79,10 @@ def _curves(results: Mapping[str, Any], name: str, repaired: bool, recovered: bo
 
 
 def _recovered(results: Mapping[str, Any], name: str) -> Curves:
-    """Recovered after repair where there was one."""
+    """Recovered after repair where there was one, by the short training."""
     found: Curves = defaultdict(lambda: defaultdict(list))
     for method, row in _rows(results.get("recovered", {}), name):
-        if row["repaired"] and "frechet" in row:
+        if row["repaired"] and "frechet" in row and "steps" not in row:
             found[method][row["share"]].append(row["frechet"])
     for method, row in _rows(results.get("blocks", {}), name):
         if row.get("recovered") and "share" in row and "frechet" in row:

@@ -15,17 +15,24 @@ from secateur.console import Report
 
 HOW = (
     "The cuts of the section one_shot, as they are and after repair, then 100 steps of 64 pictures with AdamW (largest "
-    "rate 0.0005, a cosine) on the training loss and the difference to the dense model's outputs."
+    "rate 0.0005, a cosine) on the training loss and the difference to the dense model's outputs. 'long': EcoDiff's, "
+    "repaired, after ten times as many steps."
 )
+LONG = 10
 
 
 def jobs(settings: Settings) -> dict[str, Job]:
     """One part a model, share, method and seed; the share that EcoDiff's gates are fitted to comes first."""
-    return {
+    found: dict[str, Job] = {
         f"{name}: {method}: {share:.0%}: seed {seed}": partial(_method, name, method, share, seed, settings)
         for name in settings.models
         for share in sorted(settings.shares, key=lambda share: abs(share - GATES_AT))
         for method in reversed(ENTRANTS)
+        for seed in settings.seeds
+    }
+    return found | {
+        f"{name}: EcoDiff: {GATES_AT:.0%}, long: seed {seed}": partial(_long, name, seed, settings)
+        for name in settings.models
         for seed in settings.seeds
     }
 
@@ -41,3 +48,13 @@ def _method(
     dense, figures = settings.judged(of, models, seed)
     facts = {"share": share, "seed": seed}
     return {"how": HOW, "dense": dense, "rows": [facts | {"repaired": k == "True"} | v for k, v in figures.items()]}
+
+
+def _long(name: str, seed: int, settings: Settings, report: Report, folder: Path) -> dict[str, Any]:
+    of = subject(name)
+    report(0.0, f"{name}: EcoDiff at {GATES_AT:.0%}, seed {seed}: long recovery")
+    pruned, _ = small(name, "EcoDiff", settings, GATES_AT, seed)
+    start = repaired(name, pruned, settings, seed).module
+    dense, figures = settings.judged(of, {"recovered": settings.recovered(of, start, seed, times=LONG)}, seed)
+    row = {"share": GATES_AT, "seed": seed, "repaired": True, "steps": settings.recovery_steps * LONG}
+    return {"how": HOW, "dense": dense, "rows": [row | figures["recovered"]]}

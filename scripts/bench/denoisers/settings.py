@@ -79,10 +79,12 @@ class Settings:
         """Of the sampler, in judging as in calibration."""
         return 2 if self.quick else subject.data.steps
 
-    def recovered(self, subject: Subject, pruned: nn.Module, seed: int, terms: Sequence[Term] = ()) -> nn.Module:
+    def recovered(
+        self, subject: Subject, pruned: nn.Module, seed: int, terms: Sequence[Term] = (), times: int = 1
+    ) -> nn.Module:
         """A copy of the pruned model after the short training that is the same for all: on data and the dense model's
-        outputs, with further `terms` where a method has its own."""
-        steps = self.recovery_steps
+        outputs, with further `terms` where a method has its own, and `times` as many steps."""
+        steps = self.recovery_steps * times
         student, batches = copy.deepcopy(pruned).eval(), subject.batches(seed, 64)
         module = DiffusionDistillation(
             student,
