@@ -46,7 +46,7 @@ MOVEMENT_HOW = (
     "where training moves their weights, more and more of them in the first 160 (a cubic schedule), while the scores "
     "of those that are gone go on. There is no accuracy at once. Speed is as of the other parts."
 )
-SPARSITIES = (0.5, 0.7)
+SPARSITIES = (0.5, 0.7, 0.3)
 MOVEMENT_STEPS = 240
 BLOCK = (32, 32)
 
