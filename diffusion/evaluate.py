@@ -185,7 +185,7 @@ def evaluate(
     if example_inputs is not None:
         with steps("time"):
             report(1.0, "timing")
-            costs = {**measure_networks(models, example_inputs, repeats=repeats, threads=threads)}
+            costs.update(measure_networks(models, example_inputs, repeats=repeats, threads=threads))
     reference, *others = (EvaluatedModel(name, costs[name], *quality[name]) for name in models)
     options: dict[str, object] = {
         "samples": len(sampling.seeds),

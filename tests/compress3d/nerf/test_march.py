@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,21 @@ def packed(count: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
     colors = torch.rand(total, 3, generator=random, dtype=dtype)
     lengths = torch.rand(total, generator=random, dtype=dtype) * 0.05 + 0.01
     return densities, colors, starts, lengths, torch.rand(total, generator=random, dtype=dtype) + 1
+
+
+def assert_goes_on_like_the_kernel(
+    walk: Any, rays: Rays, cells: Occupancy, stride: Stride, most: int, calls: int, unlike: int
+) -> None:
+    """Call after call the kernel's samples; at most `unlike` rays end earlier or later."""
+    distances = entry(rays, stride)
+    for _ in range(calls):
+        ours, onward = march(rays, cells, stride, distances, most)
+        theirs, further = walk(rays, cells, stride, distances, most)
+        assert_same_samples(ours, theirs)
+        alike = torch.isfinite(onward) == torch.isfinite(further)
+        assert int((~alike).sum()) <= unlike
+        torch.testing.assert_close(onward[alike], further[alike], rtol=1e-4, atol=1e-4)
+        distances = onward
 
 
 def assert_same_samples(ours: Samples, theirs: Samples) -> None:
@@ -92,16 +108,7 @@ def test_samples_are_those_of_the_reference(share: float, stride: Stride) -> Non
 @pytest.mark.parametrize("stride", [STRIDE, CONE])
 @pytest.mark.parametrize("most", [1, 3, 20])
 def test_the_reference_goes_on_where_the_kernel_does(stride: Stride, most: int) -> None:
-    rays, cells = some_rays(), some_cells()
-    distances = entry(rays, stride)
-    for _ in range(4):
-        ours, onward = march(rays, cells, stride, distances, most)
-        theirs, further = march_reference(rays, cells, stride, distances, most)
-        assert_same_samples(ours, theirs)
-        alike = torch.isfinite(onward) == torch.isfinite(further)
-        assert int((~alike).sum()) <= 2
-        torch.testing.assert_close(onward[alike], further[alike], rtol=1e-4, atol=1e-4)
-        distances = onward
+    assert_goes_on_like_the_kernel(march_reference, some_rays(), some_cells(), stride, most, calls=4, unlike=2)
 
 
 @pytest.mark.parametrize("limits", [(1 << 16, 1 << 21, (32, 256)), (37, 200, (5, 256)), (64, 1, (1, 256))])

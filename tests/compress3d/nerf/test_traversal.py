@@ -15,7 +15,14 @@ from compress3d.nerf.rays import Rays
 from compress3d.nerf.traversal import march_nerfacc
 from tests.compress3d.nerf.elsewhere import elsewhere
 from tests.compress3d.nerf.fake_libraries import nerfacc, only
-from tests.compress3d.nerf.test_march import CONE, STRIDE, assert_same_samples, some_cells, some_rays
+from tests.compress3d.nerf.test_march import (
+    CONE,
+    STRIDE,
+    assert_goes_on_like_the_kernel,
+    assert_same_samples,
+    some_cells,
+    some_rays,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +55,7 @@ def test_samples_are_the_kernels(share: float, shift: float) -> None:
 
 @pytest.mark.parametrize("most", [1, 5])
 def test_rays_go_on_where_the_kernel_does(most: int) -> None:
-    rays, cells = rays_of_all_kinds(), some_cells()
-    distances = entry(rays, STRIDE)
-    for _ in range(3):
-        ours, onward = march(rays, cells, STRIDE, distances, most)
-        theirs, further = march_nerfacc(rays, cells, STRIDE, distances, most)
-        assert_same_samples(ours, theirs)
-        alike = torch.isfinite(onward) == torch.isfinite(further)
-        assert int((~alike).sum()) <= 1
-        torch.testing.assert_close(onward[alike], further[alike], rtol=1e-4, atol=1e-4)
-        distances = onward
+    assert_goes_on_like_the_kernel(march_nerfacc, rays_of_all_kinds(), some_cells(), STRIDE, most, calls=3, unlike=1)
 
 
 def test_what_the_library_serves() -> None:
