@@ -16,14 +16,20 @@ from diffusion.data import Samples, rows_at, to_device
 from diffusion.denoiser import Denoiser, without_variance
 from diffusion.models import LoadedModel
 from diffusion.noising import Noising
-from diffusion.recipe import Calibration, DiffusionRecipe
+from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Model
 from diffusion.scores import LatentSet
 from diffusion.shipped import RECIPES
 from diffusion.taylor import InformativeSteps, PredictionLoss
 from diffusion.trajectory import Sampler, Trajectories
+from secateur.importance import Random
 from secateur.importance.objective import Objective
 from secateur.recipe import RecipeFile
 from secateur.units import Criterion
+
+
+def sampling_recipe(model: str, calibration: Calibration) -> DiffusionRecipe:
+    """A recipe that samples; what it would prune does not matter."""
+    return DiffusionRecipe(Model(model), criterion=Random(), budget=Budget(remove=0.0), calibration=calibration)
 
 
 @dataclass(frozen=True, eq=False)

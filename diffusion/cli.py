@@ -10,18 +10,20 @@ import torch
 from PIL import Image
 
 from diffusion.aptp.run import ExpertsRecord, train_experts
-from diffusion.calibrate import Generator
+from diffusion.calibrate import Generator, sampling_recipe
 from diffusion.evaluate import DENSE
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
 from diffusion.models import find, load_model
 from diffusion.outcome import DryRun, Pruning
+from diffusion.patch_parallel.measuring import PatchMeasurement, measure_patches
+from diffusion.patch_parallel.parallel import Staleness
 from diffusion.prune import dry_run, prune
-from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Judging, Model
+from diffusion.recipe import Calibration, DiffusionRecipe, Judging
 from diffusion.record import record_of
 from diffusion.report import SAMPLES_PICTURE, evaluation_page, grid, side_by_side
 from diffusion.shipped import RECIPES
-from diffusion.tables import experts_tables, pruning_tables
+from diffusion.tables import experts_tables, patch_table, pruning_tables
 from diffusion.units import Kind, prunable
 from secateur.console import console, progress_bar, result_table
 from secateur.evaluation.chunks import ChunkStore
@@ -29,7 +31,6 @@ from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
 from secateur.files import replacing_file
-from secateur.importance import Random
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.surgery.network import Network
@@ -135,7 +136,7 @@ def generate_pictures(
     model = load_model(folder, device=device)
     asked = [text for text in prompt for _ in range(count)]
     calibration = Calibration(tuple(asked), steps=steps, guidance=guidance, seed=seed)
-    generator = Generator(model, recipe_of(_recipe(folder, calibration)))
+    generator = Generator(model, recipe_of(sampling_recipe(folder, calibration)))
     latents = generator.trajectories(len(asked)).sample(model.network, torch.arange(len(asked)))
     pictures = grid(model.prompting.decode(latents).cpu())
     with replacing_file(output) as temporary:
@@ -146,6 +147,22 @@ def generate_pictures(
 def show_pictures(found: Generated) -> None:
     """Say which picture was written."""
     console.print(f"{found.file}: {len(found.prompts)} pictures", highlight=False, markup=False)
+
+
+def measure_sharing(
+    model: str, ranks: int, steps: int, samples: int, size: int | None, warmup: list[int], context: list[float]
+) -> PatchMeasurement:
+    """`secateur diffusion patches`: all steps synchronous, then each warm-up with all that the others know and with
+    each share of what neighbours know."""
+    shares = [None, *context]
+    shorter = [each for each in warmup if each < steps]
+    ways = [Staleness(warmup=None), *(Staleness(each, share) for each in shorter for share in shares)]
+    return measure_patches(model, ways, ranks=ranks, steps=steps, samples=samples, size=size)
+
+
+def show_sharing(found: PatchMeasurement) -> None:
+    """Print what each way costs."""
+    console.print(patch_table(found))
 
 
 def evaluate_folders(
@@ -162,7 +179,7 @@ def evaluate_folders(
     start = Start.now()
     judging = replace(Judging(judge=judge), samples=16 if samples is None else samples)
     calibration = Calibration(prompts_file=prompts, steps=steps or 20, guidance=1.0 if guidance is None else guidance)
-    file = recipe_of(replace(_recipe(str(reference), calibration), evaluation=judging))
+    file = recipe_of(replace(sampling_recipe(str(reference), calibration), evaluation=judging))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     store = ChunkStore.within(output)
     with progress_bar() as report, store.kept_when_stopped():
@@ -185,8 +202,3 @@ def evaluate_folders(
 
 
 _judge = judge  # the flag has the function's name
-
-
-def _recipe(model: str, calibration: Calibration) -> DiffusionRecipe:
-    """A recipe that samples; what it would prune does not matter."""
-    return DiffusionRecipe(Model(model), criterion=Random(), budget=Budget(remove=0.0), calibration=calibration)

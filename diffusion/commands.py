@@ -80,6 +80,28 @@ def _configure_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
+def _configure_patches(parser: ArgumentParser) -> None:
+    count = argument_type(_parse_count)
+    parser.add_argument("model", metavar="MODEL", help="a folder, a demo model, or a repository of the hub")
+    parser.add_argument("--ranks", type=count, default=2, metavar="N", help="processes (default: 2)")
+    parser.add_argument("--steps", type=count, default=20, metavar="N", help="of the sampler (default: 20)")
+    parser.add_argument("--samples", type=count, default=4, metavar="N", help="sampled at once (default: 4)")
+    parser.add_argument(
+        "--size", type=count, metavar="N", help="rows and columns of the latents (default: the model's own)"
+    )
+    parser.add_argument(
+        "--warmup", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N", help="synchronous steps at the start"
+    )
+    parser.add_argument(
+        "--context",
+        type=float,
+        nargs="*",
+        default=[0.5],
+        metavar="SHARE",
+        help="of the neighbours' keys and values that self-attention sees, beside all of them (default: 0.5)",
+    )
+
+
 class DiffusionEvaluator:
     """Compares pruned diffusion models with the one that they stand for."""
 
@@ -122,6 +144,12 @@ DIFFUSION = CommandGroup(
             _configure_generate,
             later(_CLI, "generate_pictures"),
             later(_CLI, "show_pictures"),
+        ),
+        "patches": Command(
+            "share a model's rows among processes, and say how far that is from one process, and what travels",
+            _configure_patches,
+            later(_CLI, "measure_sharing"),
+            later(_CLI, "show_sharing"),
         ),
         "evaluate": evaluate_one(
             "measure pruned models against the dense one: quality, sizes, times, and a page with pictures",

@@ -7,6 +7,7 @@ from rich.table import Table
 from diffusion.aptp.run import ExpertsRecord
 from diffusion.evaluate import EvaluatedModel, Evaluation
 from diffusion.outcome import DryRun, Pruning
+from diffusion.patch_parallel.measuring import PatchMeasurement
 from secateur.console import result_table
 from secateur.quantities import format_bytes, format_decibels
 
@@ -28,6 +29,26 @@ def pruning_tables(record: Pruning | DryRun) -> list[Table]:
         f"{after.bytes / before.bytes:.1%}",
     )
     return [table, _estimate(record) if isinstance(record, DryRun) else evaluation_table(record.evaluation)]
+
+
+def patch_table(found: PatchMeasurement) -> Table:
+    """What each way of sharing the rows of latents costs."""
+    title = f"{found.model}: {found.ranks} processes, {found.steps} steps, {found.samples} samples"
+    table = result_table(title, "in step", "then seen", "error", "largest", "waited", "hidden", "K and V")
+    for row in found.rows:
+        in_step, then = ("all", "") if row.warmup is None else (f"{row.warmup}", _seen(row.context))
+        table.add_row(
+            in_step,
+            then,
+            f"{row.relative_error:.2e}",
+            f"{row.largest_error:.2e}",
+            *(format_bytes(size) for size in (row.waited_bytes, row.overlapped_bytes, row.attention_bytes)),
+        )
+    return table
+
+
+def _seen(context: float | None) -> str:
+    return "all" if context is None else f"{context:.0%}"
 
 
 def experts_tables(record: ExpertsRecord) -> list[Table]:

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from command import Bench, names_of
-from denoisers import blocks, dense, experts, full, grids, one_shot, recovered, speed, training_free
+from denoisers import blocks, dense, experts, full, grids, one_shot, patches, recovered, speed, training_free
 from denoisers.pictures import draw_all
 from denoisers.settings import Settings
 from denoisers.subjects import SUBJECTS
@@ -28,6 +28,7 @@ SECTIONS = {
     "recovered": recovered.jobs,
     "blocks": blocks.jobs,
     "training_free": training_free.jobs,
+    "patches": patches.jobs,
     "experts": experts.jobs,
     "full": full.jobs,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch.distributed import is_gloo_available
 
 pytest.importorskip("diffusers")
 
@@ -76,6 +77,20 @@ def test_info_counts_units(dit: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["units"]["heads"]["units"] == 8 and "channels" not in found["units"]
     assert main(["diffusion", "info", str(dit)]) == 0
     assert "feed-forwards" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not is_gloo_available(), reason="torch has no gloo")
+def test_patches_say_how_far_they_are_from_one_process(dit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["diffusion", "patches", str(dit), "--steps", "3", "--samples", "2", "--warmup", "1", "2", "5"]
+    assert main([*shared, "--json"]) == 0
+    together, one, one_half, two, two_half = json.loads(capsys.readouterr().out)["rows"]
+    assert together["warmup"] is None and together["overlapped_bytes"] == 0 and together["largest_error"] < 1e-5
+    assert one["relative_error"] > 1e-4 and one_half["context"] == 0.5
+    assert one["waited_bytes"] < two["waited_bytes"] < together["waited_bytes"]
+    assert one_half["attention_bytes"] < one["attention_bytes"] == together["attention_bytes"]
+    assert two_half["waited_bytes"] == two["waited_bytes"]
+    assert main(["diffusion", "patches", str(dit), "--steps", "2", "--samples", "1", "--warmup", "1"]) == 0
+    assert "2 processes, 2 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
