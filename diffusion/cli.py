@@ -150,14 +150,22 @@ def show_pictures(found: Generated) -> None:
 
 
 def measure_sharing(
-    model: str, ranks: int, steps: int, samples: int, size: int | None, warmup: list[int], context: list[float]
+    model: str,
+    prompt: list[str] | None,
+    ranks: int,
+    steps: int,
+    samples: int,
+    size: int | None,
+    warmup: list[int],
+    context: list[float],
 ) -> PatchMeasurement:
     """`secateur diffusion patches`: all steps synchronous, then each warm-up with all that the others know and with
     each share of what neighbours know."""
     shares = [None, *context]
     shorter = [each for each in warmup if each < steps]
     ways = [Staleness(warmup=None), *(Staleness(each, share) for each in shorter for share in shares)]
-    return measure_patches(model, ways, ranks=ranks, steps=steps, samples=samples, size=size)
+    calibration = Calibration(tuple(prompt or ()), steps=steps, size=size)
+    return measure_patches(model, ways, calibration, ranks=ranks, samples=samples)
 
 
 def show_sharing(found: PatchMeasurement) -> None:

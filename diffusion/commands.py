@@ -83,6 +83,12 @@ def _configure_generate(parser: ArgumentParser) -> None:
 def _configure_patches(parser: ArgumentParser) -> None:
     count = argument_type(_parse_count)
     parser.add_argument("model", metavar="MODEL", help="a folder, a demo model, or a repository of the hub")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="or class label; may be repeated (default: every class)",
+    )
     parser.add_argument("--ranks", type=count, default=2, metavar="N", help="processes (default: 2)")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help="of the sampler (default: 20)")
     parser.add_argument("--samples", type=count, default=4, metavar="N", help="sampled at once (default: 4)")

@@ -51,7 +51,7 @@ class Prompting(ABC):
         Raises:
             ValueError: that cannot be told for a model of prompts.
         """
-        raise ValueError("a model of prompts needs some: give calibration.prompts or calibration.prompts_file")
+        raise ValueError("this model draws from prompts, and none are given")
 
     def shared(self, size: int | None) -> Rows:
         """Further arguments, the same for all samples, for latents of this height and width (None: the model's own)."""

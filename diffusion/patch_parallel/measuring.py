@@ -69,7 +69,7 @@ class PatchMeasurement:
 
 
 def measure_patches(
-    model: str, ways: Sequence[Staleness], *, ranks: int = 2, steps: int = 20, samples: int = 4, size: int | None = None
+    model: str, ways: Sequence[Staleness], calibration: Calibration, *, ranks: int = 2, samples: int = 4
 ) -> PatchMeasurement:
     """Sample with one process, then with several that share each call (gloo), in each of the ways.
 
@@ -78,10 +78,9 @@ def measure_patches(
     Args:
         model: a folder, a demo model or a repository, see `diffusion.models.find`.
         ways: of sharing.
+        calibration: how samples are drawn: prompts, steps, guidance, size and seed.
         ranks: processes, which divide the rows of the latents; each has a copy of the model.
-        steps: of the sampler.
-        samples: drawn at once: the model's classes in turn, or its default prompts.
-        size: rows and columns of the latents; None: the model's own.
+        samples: drawn at once, prompts in turn.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -93,14 +92,14 @@ def measure_patches(
     find(model)
     with TemporaryDirectory() as folder, _unannounced():
         try:
-            mp.spawn(_run, args=(Path(folder), model, tuple(ways), ranks, steps, samples, size), nprocs=ranks)
+            mp.spawn(_run, args=(Path(folder), model, tuple(ways), calibration, ranks, samples), nprocs=ranks)
         except mp.ProcessRaisedException:
             said = Path(folder, _ERROR)
             if not said.is_file():
                 raise
             raise ValueError(said.read_text(encoding="utf-8")) from None
         rows = json.loads(Path(folder, _ROWS).read_text(encoding="utf-8"))
-    return PatchMeasurement(model, ranks, steps, samples, tuple(PatchRow(**row) for row in rows))
+    return PatchMeasurement(model, ranks, calibration.steps, samples, tuple(PatchRow(**row) for row in rows))
 
 
 @contextmanager
@@ -138,21 +137,13 @@ def compare_ways(network: nn.Module, trajectories: Trajectories, ways: Sequence[
 
 
 def _run(
-    rank: int,
-    folder: Path,
-    model: str,
-    ways: Sequence[Staleness],
-    ranks: int,
-    steps: int,
-    samples: int,
-    size: int | None,
+    rank: int, folder: Path, model: str, ways: Sequence[Staleness], calibration: Calibration, ranks: int, samples: int
 ) -> None:
     """One of the processes; the first one writes what it found, and any of them why it could not."""
     torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     try:
         loaded = load_model(model)
-        recipe = sampling_recipe(model, Calibration(steps=steps, size=size))
-        trajectories = Generator(loaded, recipe_of(recipe)).trajectories(samples)
+        trajectories = Generator(loaded, recipe_of(sampling_recipe(model, calibration))).trajectories(samples)
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
         rows = compare_ways(loaded.network, trajectories, ways)
     except (ValueError, OSError) as error:
