@@ -17,9 +17,10 @@ from torch import Tensor
 
 from compress3d.splats.formats import spz
 from compress3d.splats.formats.codebooks import nearest, scalar_codebook
+from compress3d.splats.formats.harmonics import visibility
 from compress3d.splats.formats.palette import row_palette
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
-from compress3d.splats.formats.sog import default_palette_size, visibility
+from compress3d.splats.formats.sog import default_palette_size
 from compress3d.splats.formats.sog_textures import encode_quats, quats_from_texels
 from compress3d.splats.scene import SplatScene
 from compress3d.suffixes import splat_codec

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from compress3d.splats.scene import SH_COEFFICIENTS
+from compress3d.splats.standalone.packing import GAUSSIANS_PER_ENTRY
 from secateur.metrics.size import bytes_by_entry, bytes_by_file, bytes_by_share, bytes_of
 
 OTHER = "other"
@@ -20,7 +21,7 @@ _PACKED = {
     ".html": {"means": 6, "scales": 3, "quats": 4, "sh0 + opacities": 4},
     ".ksplat": {"means": 6, "scales": 6, "quats": 8, "sh0 + opacities": 4},
 }
-"""Bytes of one Gaussian by attribute, higher spherical harmonics apart: these take one byte a number."""
+"""Bytes of one Gaussian by attribute, higher spherical harmonics apart: these take one byte a number, or a palette."""
 
 
 def scene_bytes(path: Path) -> int:
@@ -55,8 +56,14 @@ def bytes_by_attribute(path: Path, sh_degree: int) -> dict[str, int]:
             return _by_texture(bytes_by_entry(path), archive.read("meta.json"))
     coefficients = 3 * SH_COEFFICIENTS[sh_degree]
     packed = _PACKED.get(kind)
-    layout = packed | {"shN": coefficients} if packed else _FLOATS | {"shN": 4 * coefficients}
+    higher = _in_a_page(coefficients) if kind == ".html" else coefficients
+    layout = packed | {"shN": higher} if packed else _FLOATS | {"shN": 4 * coefficients}
     return bytes_by_share(bytes_of(path), {name: size for name, size in layout.items() if size})
+
+
+def _in_a_page(coefficients: int) -> int:
+    """Bytes of a Gaussian's harmonics in a page: which entry it has, and its share of the palette."""
+    return 2 + round(coefficients / GAUSSIANS_PER_ENTRY) if coefficients else 0
 
 
 def _kind(path: Path) -> str:

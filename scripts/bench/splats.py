@@ -13,7 +13,7 @@ from typing import Any
 from command import Bench, names_of
 from peers import find_splat_transform
 from plots import draw_all
-from sections import baking, codecs, criteria, growth, rasterizer, recover, simplify, size, systems, visibility
+from sections import baking, codecs, criteria, growth, pages, rasterizer, recover, simplify, size, systems, visibility
 from settings import SCENES, Settings
 
 from compress3d.splats.evaluate import PACKAGES
@@ -26,6 +26,7 @@ SECTIONS = {
     "size": size.jobs,
     "systems": systems.jobs,
     "codecs": codecs.jobs,
+    "pages": pages.jobs,
     "baking": baking.jobs,
     "rasterizer": rasterizer.jobs,
     "visibility": visibility.jobs,

@@ -21,6 +21,7 @@ from compress3d.splats.baking.maps import BakedScene
 from compress3d.splats.baking.surfaces import MeshSurface, Sphere, Surface
 from compress3d.splats.formats.checked_json import Json
 from compress3d.splats.formats.codebooks import nearest, scalar_codebook
+from compress3d.splats.formats.harmonics import harmonics_palette, visibility
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
 from compress3d.splats.formats.sog import (
     decode_shN,
@@ -29,7 +30,6 @@ from compress3d.splats.formats.sog import (
     looked_up,
     lossless_webp,
     shortest,
-    visibility,
     write_archive,
 )
 from compress3d.splats.formats.sog_files import META, MOST_META_BYTES, SogFiles
@@ -124,7 +124,7 @@ def _encode(baked: BakedScene, palette_size: int) -> tuple[dict[str, Any], dict[
     }
     images = {name: _laid_out(rows, baked.mask.numpy()) for name, rows in texels.items()}
     if baked.texels.sh_degree:
-        meta["shN"], palette = encode_shN(arrays["shN"], weights, palette_size)
+        meta["shN"], palette = encode_shN(harmonics_palette(arrays["shN"], weights, palette_size))
         images |= palette
     return meta, images
 

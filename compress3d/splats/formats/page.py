@@ -1,4 +1,4 @@
-"""A scene as a stand-alone HTML page with a viewer inside: 17 bytes a Gaussian before they are deflated, degree 0 only.
+"""A scene as a stand-alone HTML page with a viewer inside: 17 to 19 bytes a Gaussian before they are deflated.
 
 The page itself, and how a scene is packed into it, is in `compress3d/splats/standalone`.
 """
@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.standalone.page import GENERATOR, PageScene, read_page, write_page
+from compress3d.splats.standalone.page import GENERATOR, PageScene, read_page, write_fitting_page
 
 _log = logging.getLogger("secateur")
 
@@ -32,11 +32,14 @@ def read(path: Path) -> SplatScene:
 def write(scene: SplatScene, path: Path) -> None:
     """Write a page that is called as the file is.
 
-    Spherical harmonics above degree 0 are left out, with a warning; the order becomes Z-order.
+    The order becomes Z-order; spherical harmonics above degree 0 become a palette. Where the page would be too large it
+    has few entries or none, which a warning says.
 
     Raises:
         ValueError: a Gaussian cannot be rendered, or the page would exceed 10 MB.
     """
-    if scene.sh_degree:
-        _log.warning("%s: a page shows no spherical harmonics above degree 0; they are left out", path)
-    write_page(path, path.stem, [PageScene(path.stem, scene)])
+    whole = PageScene(path.stem, scene)
+    (shown,) = write_fitting_page(path, path.stem, [whole])
+    if shown is not whole:
+        left = f"{shown.entries} sets of harmonics" if shown.scene.sh_degree else "colours of degree 0"
+        _log.warning("%s: has only %s: the whole scene is too large for a page", path, left)

@@ -22,8 +22,8 @@ from PIL import Image
 from compress3d.splats.formats import sog_v1
 from compress3d.splats.formats.checked_json import Json
 from compress3d.splats.formats.codebooks import nearest, scalar_codebook
+from compress3d.splats.formats.harmonics import HarmonicsPalette, harmonics_palette, visibility
 from compress3d.splats.formats.morton import morton_order
-from compress3d.splats.formats.palette import row_palette
 from compress3d.splats.formats.quantization import alphas_from_opacities, opacities_from_bytes, to_levels
 from compress3d.splats.formats.sanitize import require_valid
 from compress3d.splats.formats.sog_files import META, SogFiles, replacing_sog
@@ -183,7 +183,7 @@ def _encode(scene: SplatScene, palette_size: int) -> tuple[dict[str, Any], dict[
         "sh0.webp": _image(np.concatenate([nearest(arrays["sh0"][:, 0], sh0), alphas[:, None]], axis=1)),
     }
     if scene.sh_degree:
-        meta["shN"], shN_images = encode_shN(arrays["shN"], weights, palette_size)
+        meta["shN"], shN_images = encode_shN(harmonics_palette(arrays["shN"], weights, palette_size))
         images.update(shN_images)
     return meta, images
 
@@ -197,39 +197,19 @@ def _encode_means(
     return low.tolist(), high.tolist(), (steps & 255).astype(np.uint8), (steps >> 8).astype(np.uint8)
 
 
-def visibility(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " N"]:
-    """How much an error in a Gaussian is seen: the root of its opacity times its largest cross-section.
-
-    The root measured better than the product (0.1 dB) and than no weights (0.9 dB) on a real scene: what is
-    large is often hidden. Extremes are clipped lest a few Gaussians take the whole palette.
-    """
-    two_largest = np.sort(arrays["scales"], axis=1)[:, 1:].sum(axis=1)
-    logs = (two_largest + np.log(np.maximum(alphas_from_opacities(arrays["opacities"]), 1 / 512))) / 2
-    return np.exp(np.clip(logs - np.median(logs), -7, 7)).astype(np.float32)
-
-
-def encode_shN(
-    shN: Float32[np.ndarray, "N K 3"], weights: Float32[np.ndarray, " N"], palette_size: int
-) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "h w c"]]]:
+def encode_shN(palette: HarmonicsPalette) -> tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "h w c"]]]:
     """A palette of higher harmonics and each Gaussian's label: the entry of the metadata, and its two images."""
-    count, coefficients = shN.shape[:2]
-    palette, labels = row_palette(shN.reshape(count, -1), palette_size, weights)
-    usage = np.bincount(labels, minlength=len(palette))
-    # Most used first: labels then share their high byte, which saves 2 % of the harmonics' bytes.
-    by_usage = np.argsort(-usage, kind="stable")
-    palette, labels = palette[by_usage], np.argsort(by_usage)[labels]
-    usage = usage[by_usage].astype(np.float64)
-    codebook = scalar_codebook(palette.reshape(-1), weights=np.repeat(usage, 3 * coefficients))
-    indices = nearest(palette, codebook).reshape(-1, coefficients, 3)
-    rows = -(-len(palette) // _PALETTE_COLUMNS)
+    count, coefficients = palette.indices.shape[:2]
+    rows = -(-count // _PALETTE_COLUMNS)
     centroids = np.zeros((rows * _PALETTE_COLUMNS, coefficients, 3), np.uint8)
-    centroids[: len(palette)] = indices
+    centroids[:count] = palette.indices
     meta = {
-        "count": len(palette),
+        "count": count,
         "bands": {k: degree for degree, k in SH_COEFFICIENTS.items()}[coefficients],
-        "codebook": shortest(codebook),
+        "codebook": shortest(palette.codebook),
         "files": ["shN_centroids.webp", "shN_labels.webp"],
     }
+    labels = palette.labels
     label_bytes = np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=1).astype(np.uint8)
     return meta, {
         "shN_centroids.webp": centroids.reshape(rows, _PALETTE_COLUMNS * coefficients, 3),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from compress3d.splats.compress import Compression
 from compress3d.splats.evaluate import SceneFile
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.standalone.page import PageScene, TooLargeError, write_page
+from compress3d.splats.standalone.page import PageScene, TooLargeError, write_fitting_page
 from compress3d.splats.views import UP, Vector
 from secateur.quantities import format_bytes, format_decibels
 
@@ -58,7 +58,8 @@ def write_comparison_page(
         path: replaced only when all is written.
         title: of the page.
         original: the first button, where it fits beside all results.
-        results: at least one; where they do not fit together, those of the most Gaussians are left out.
+        results: at least one; where they do not fit together, harmonics are left out, then the original, then the
+            results of the most Gaussians.
         up: world direction that is up.
 
     Raises:
@@ -71,11 +72,11 @@ def write_comparison_page(
         choices.append(tuple(one for one in results if one in smallest_first[:count]))
     for scenes in choices[:-1]:
         try:
-            write_page(path, title, scenes, up)
+            write_fitting_page(path, title, scenes, up)
             return scenes
         except TooLargeError:
             continue
-    write_page(path, title, choices[-1], up)
+    write_fitting_page(path, title, choices[-1], up)
     return choices[-1]
 
 

@@ -1,6 +1,7 @@
 /* The packed scene of `packing.py`, as the texture that the shaders read and the positions that are sorted. */
 
 const ROW = 1024; // Gaussians in a row of the texture, two texels each
+const ENTRIES = 64; // of the palette in a row of its texture
 
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
@@ -53,5 +54,20 @@ function decode(ranges, planes) {
     texels[at + 6] = (halves[parts[0][i]] | (halves[parts[1][i]] << 16)) >>> 0;
     texels[at + 7] = halves[parts[2][i]];
   }
-  return { count, positions, texels, height, scaleUnit: Math.exp(ranges.scale_high) / 1024, ranges };
+  const harmonics = ranges.harmonics && palette(ranges.harmonics, planes.subarray(17 * count), count, texels);
+  return { count, positions, texels, height, harmonics, scaleUnit: Math.exp(ranges.scale_high) / 1024, ranges };
+}
+
+/* The texture of harmonics above degree 0, a texel a coefficient; which entry a Gaussian has goes into its last texel. */
+function palette({ degree, entries, codebook }, planes, count, texels) {
+  for (let i = 0; i < count; i++) texels[8 * i + 7] |= (planes[i] | (planes[count + i] << 8)) << 16;
+  const coefficients = (degree + 1) ** 2 - 1, width = ENTRIES * coefficients, height = Math.ceil(entries / ENTRIES);
+  const values = new Float32Array(4 * width * height);
+  for (let plane = 0; plane < 3 * coefficients; plane++) {
+    const from = 2 * count + plane * entries, channel = plane % 3, coefficient = Math.floor(plane / 3);
+    for (let entry = 0; entry < entries; entry++) {
+      values[4 * (entry * coefficients + coefficient) + channel] = codebook[planes[from + entry]];
+    }
+  }
+  return { values, width, height };
 }

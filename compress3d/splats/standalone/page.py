@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from importlib.resources import files
@@ -24,11 +24,14 @@ from compress3d.splats.views import UP, Vector
 from secateur.files import replacing_file
 from secateur.quantities import format_bytes
 
-GENERATOR = "secateur splat page 1"
+GENERATOR = "secateur splat page 2"
 """What the head of a page says made it: the version is that of the packing."""
 
 LIMIT_BYTES = 10_000_000
 """Pages are kept below this, so that they open on a phone and fit into an e-mail."""
+
+_FEW_ENTRIES = 256
+"""Sets of harmonics that one byte can name."""
 
 _SCRIPTS = ("decode.js", "renderer.js", "camera.js", "page.js")
 _TAG = r'<script type="application/octet-stream" id="scene-\d+">'
@@ -44,19 +47,35 @@ class PageScene:
 
     Args:
         name: on its button, where there are several.
-        scene: at least one Gaussian; only degree 0 of its colours is shown.
+        scene: at least one Gaussian.
         note: a few words under the title while it is shown; None counts the Gaussians.
+        entries: the most sets of harmonics above degree 0; None: see `pack`.
     """
 
     name: str
     scene: SplatScene
     note: str | None = None
+    entries: int | None = None
+
+    @cached_property
+    def leaner(self) -> tuple[PageScene, ...]:
+        """The same with ever less of its harmonics: as it is, with few sets of them, with none; notes say so."""
+        if not self.scene.sh_degree:
+            return (self, self, self)
+        few = replace(self, entries=_FEW_ENTRIES, note=f"{self.told}, {_FEW_ENTRIES} sets of harmonics")
+        none = replace(self, scene=self.scene.with_sh_degree(0), note=f"{self.told}, colours of degree 0")
+        return self, few, none
+
+    @property
+    def told(self) -> str:
+        """The words under the title."""
+        return self.note or f"{len(self.scene):,} Gaussians"
 
     @cached_property
     def packed(self) -> tuple[Ranges, bytes]:
         """As `pack` gives it; raises ValueError if a Gaussian cannot be rendered."""
         require_valid(self.scene)
-        return pack(self.scene)
+        return pack(self.scene, self.entries)
 
 
 def write_page(
@@ -90,6 +109,27 @@ def write_page(
     return target
 
 
+def write_fitting_page(
+    path: str | os.PathLike[str], title: str, scenes: Sequence[PageScene], up: Vector = UP
+) -> tuple[PageScene, ...]:
+    """Write a page with as much of the scenes' harmonics as fits, the same for all; returns the scenes as written.
+
+    Args:
+        path, title, scenes, up: as for `write_page`.
+
+    Raises:
+        ValueError: as for `write_page`.
+        TooLargeError: the page would be too large without harmonics.
+    """
+    for shown in dict.fromkeys(zip(*(one.leaner for one in scenes), strict=True)):
+        try:
+            write_page(path, title, shown, up)
+            return shown
+        except TooLargeError as error:
+            too_large = error
+    raise too_large
+
+
 def read_page(path: str | os.PathLike[str]) -> list[SplatScene]:
     """The scenes of a page, in order, as its viewer decodes them.
 
@@ -116,10 +156,7 @@ def read_page(path: str | os.PathLike[str]) -> list[SplatScene]:
 
 
 def _render(title: str, scenes: Sequence[PageScene], up: Vector) -> str:
-    described = [
-        {"name": one.name, "note": one.note or f"{len(one.scene):,} Gaussians", "ranges": one.packed[0].to_json()}
-        for one in scenes
-    ]
+    described = [{"name": one.name, "note": one.told, "ranges": one.packed[0].to_json()} for one in scenes]
     record = {"start": _start(scenes[0].scene, up), "scenes": described}
     tag = '<script type="application/octet-stream" id="scene-{}">{}</script>'
     texts = [base64.b64encode(one.packed[1]).decode("ascii") for one in scenes]

@@ -18,6 +18,8 @@ from compress3d.splats.scene import SplatScene
 from compress3d.splats.standalone.page import PageScene, read_page, write_page
 from compress3d.splats.viewer.arrays import most_visible
 from compress3d.splats.views import orbit, sample_views
+from tests.compress3d.splats.viewer.balls import scene as ball_scene
+from tests.compress3d.splats.viewer.balls import with_harmonics
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
@@ -101,6 +103,21 @@ def test_pictures_are_those_of_our_own_rasteriser(page: Opened, scenes: tuple[Sp
             assert np.quantile(np.abs(theirs - ours), 0.99) < 8
             middle = (slice(_HEIGHT // 2 - 8, _HEIGHT // 2 + 8), slice(_WIDTH // 2 - 8, _WIDTH // 2 + 8))
             assert np.abs(theirs[middle].mean(axis=(0, 1)) - ours[middle].mean(axis=(0, 1))).max() < 3
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_colours_change_with_the_direction(browser: "playwright.Browser", tmp_path: Path, degree: int) -> None:
+    ball = with_harmonics(ball_scene(300), degree)
+    # The canvas holds each layer's colour to 1, our own rasteriser the sum's: colours in the middle know nothing of it.
+    ball = ball.with_tensors(sh0=0.3 * ball.sh0)
+    page = Opened(browser, write_page(tmp_path / "ball.html", "Ball", [PageScene("ball", ball)]))
+    cameras = sample_views(ball, 4, _WIDTH, _HEIGHT)
+    plain = render(ball.with_sh_degree(degree - 1), cameras).clamp(0, 1).numpy()
+    for index in range(len(cameras)):
+        ours = 255 * render(ball, cameras[index])[0].clamp(0, 1).numpy()
+        error = np.abs(page.picture(cameras, index, 0) - ours).mean()
+        assert error < 0.2 * np.abs(ours - 255 * plain[index]).mean() and error < 1.0
+    assert page.problems == []
 
 
 def test_cameras_inside_the_scene_see_it_too(page: Opened, scenes: tuple[SplatScene, SplatScene]) -> None:

@@ -1,5 +1,5 @@
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ import torch
 from compress3d.splats.formats.morton import morton_order
 from compress3d.splats.rasterize import render
 from compress3d.splats.scene import SplatScene
-from compress3d.splats.standalone.packing import PLANES, Ranges, pack, unpack
+from compress3d.splats.standalone.packing import GAUSSIANS_PER_ENTRY, PLANES, Harmonics, Ranges, pack, unpack
 from compress3d.splats.viewer.arrays import covariances
 from compress3d.splats.views import orbit
 from secateur.metrics.image import psnr
-from tests.compress3d.splats.viewer.balls import scene
+from tests.compress3d.splats.viewer.balls import scene, with_harmonics
 
 
 def matched(ball: SplatScene, packed: SplatScene) -> SplatScene:
@@ -36,6 +36,37 @@ def test_pictures_of_it_are_those_of_the_scene() -> None:
     ball = scene(400)
     cameras = orbit(ball, 3, 96, 96)
     assert float(psnr(render(unpack(*pack(ball)), cameras), render(ball, cameras)).min()) > 45
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_few_harmonics_come_back_within_the_codebook(degree: int) -> None:
+    ball = with_harmonics(scene(400), degree)
+    ranges, data = pack(ball)
+    again = matched(ball, unpack(ranges, data))
+    assert again.sh_degree == degree and ranges.harmonics is not None and ranges.harmonics.entries == 400
+    assert float((again.shN - ball.shN).abs().max()) < 0.02
+    assert len(zlib.decompress(data)) == ranges.bytes == (PLANES + 2 + 3 * ball.shN.shape[1]) * 400
+    cameras = orbit(ball, 3, 96, 96)
+    assert float(psnr(render(unpack(ranges, data), cameras), render(ball, cameras)).min()) > 40
+
+
+def test_many_harmonics_share_entries_that_stand_for_them() -> None:
+    ball = with_harmonics(scene(20_000), strength=0.02)
+    ball = ball.with_tensors(shN=0.3 * ball.means[:, None] + ball.shN)
+    ranges, data = pack(ball)
+    again = unpack(ranges, data)
+    assert ranges.harmonics is not None and ranges.harmonics.entries == 20_000 // GAUSSIANS_PER_ENTRY
+    # The order is the packing's own, so what belongs together is told by where it is.
+    assert float((again.shN - 0.3 * again.means[:, None]).square().mean()) < 0.03**2
+    assert float((again.shN.mean(dim=0) - ball.shN.mean(dim=0)).abs().max()) < 1e-3
+
+
+def test_colours_below_0_are_kept_where_harmonics_may_raise_them() -> None:
+    ball = with_harmonics(scene(200), 1)
+    dark = ball.with_tensors(sh0=torch.full_like(ball.sh0, -2.5))
+    assert float((unpack(*pack(dark)).sh0 + 2.5).abs().max()) < 0.02
+    plain = dark.with_sh_degree(0)
+    assert float(unpack(*pack(plain)).sh0.min()) == pytest.approx(-0.5 / 0.28209479, abs=1e-4)
 
 
 def test_packing_again_changes_nothing() -> None:
@@ -90,5 +121,21 @@ def test_damaged_ranges_are_refused() -> None:
     for name, value in (("count", 0), ("count", 10**12), ("low", [1, 2]), ("unit", float("nan")), ("centre", None)):
         with pytest.raises(ValueError, match="packed scene"):
             Ranges.from_json(record | {name: value})
-    with pytest.raises(ValueError, match="packed scene"):
-        Ranges.from_json({name: value for name, value in record.items() if name != "high"})
+    for name in ("high", "harmonics"):
+        with pytest.raises(ValueError, match="packed scene"):
+            Ranges.from_json({other: value for other, value in record.items() if other != name})
+
+
+def test_damaged_harmonics_are_refused() -> None:
+    ranges, data = pack(with_harmonics(scene(50), 1))
+    assert ranges.harmonics is not None
+    record = asdict(ranges.harmonics)
+    assert Harmonics.from_json(record) == ranges.harmonics
+    wrong = {"degree": 4, "entries": 0, "codebook": [float("nan")]}
+    for name, value in [*wrong.items(), ("entries", 1 << 20), ("codebook", [0.0] * 257), ("codebook", None)]:
+        with pytest.raises(ValueError, match="harmonics"):
+            Harmonics.from_json(record | {name: value})
+    for fewer in (replace(ranges.harmonics, codebook=(0.0,)), replace(ranges.harmonics, entries=49)):
+        raw = zlib.decompress(data)[: replace(ranges, harmonics=fewer).bytes]
+        with pytest.raises(ValueError, match="packed scene names"):
+            unpack(replace(ranges, harmonics=fewer), zlib.compress(raw))

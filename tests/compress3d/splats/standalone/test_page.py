@@ -10,7 +10,7 @@ from compress3d.splats.sizes import bytes_by_attribute
 from compress3d.splats.standalone.comparison import write_comparison_page
 from compress3d.splats.standalone.page import PageScene, TooLargeError, read_page, write_page
 from secateur.cli import main
-from tests.compress3d.splats.viewer.balls import scene, views
+from tests.compress3d.splats.viewer.balls import scene, views, with_harmonics
 
 
 def test_a_page_holds_its_scenes_and_asks_for_nothing_else(tmp_path: Path) -> None:
@@ -58,6 +58,28 @@ def test_nothing_to_show_and_what_cannot_be_drawn_are_refused(tmp_path: Path) ->
         with pytest.raises(ValueError, match=words):
             write_page(tmp_path / "page.html", "Ball", scenes)
     assert not list(tmp_path.iterdir())
+
+
+def test_harmonics_are_left_out_where_only_that_makes_the_page_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ball, path = with_harmonics(scene(3000)), tmp_path / "ball.html"
+    write_scene(ball, path)
+    assert read_scene(path).sh_degree == 3 and not caplog.records
+    sizes = bytes_by_attribute(path, 3)
+    assert sum(sizes.values()) == path.stat().st_size and sizes["shN"] == max(sizes.values())
+    half = PageScene("half", ball.select(torch.arange(1500)), "half of it")
+    assert write_comparison_page(path, "Ball", PageScene("all", ball), [half])[1] is half
+    assert [one.sh_degree for one in read_page(path)] == [3, 3]
+    for limit, words, degree in ((190_000, "256 sets of harmonics", 3), (150_000, "colours of degree 0", 0)):
+        monkeypatch.setattr(write_page, "__defaults__", (*write_page.__defaults__[:-1], limit))  # type: ignore[index]
+        assert write_comparison_page(path, "Ball", PageScene("all", ball), [half])[1] is half
+        assert f"half of it, {words}" in path.read_text()
+        for one in read_page(path):
+            assert one.sh_degree == degree and len({row.tobytes() for row in one.shN.numpy()}) <= 256
+    monkeypatch.setattr(write_page, "__defaults__", (*write_page.__defaults__[:-1], 100_000))  # type: ignore[index]
+    write_scene(ball, path)
+    assert read_scene(path).sh_degree == 0 and "has only colours of degree 0" in caplog.text
 
 
 def test_pages_are_a_format_of_scenes(tmp_path: Path) -> None:

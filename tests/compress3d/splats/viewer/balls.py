@@ -20,6 +20,13 @@ def scene(count: int = 200, seed: int = 0) -> SplatScene:
     return SplatScene(means, normal(count, 4), scales, normal(count) + 2, normal(count, 1, 3), torch.zeros(count, 0, 3))
 
 
+def with_harmonics(ball: SplatScene, degree: int = 3, seed: int = 1, strength: float = 0.2) -> SplatScene:
+    """The same with random spherical harmonics of degrees 1 to `degree`."""
+    generator = torch.Generator().manual_seed(seed)
+    shN = strength * torch.randn(len(ball), (degree + 1) ** 2 - 1, 3, generator=generator)
+    return ball.with_tensors(shN=shN)
+
+
 def views(count: int = 4) -> Cameras:
     """Views of it, 48 x 40 pixels."""
     return sample_views(scene(), count, 48, 40)
