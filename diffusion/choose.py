@@ -18,6 +18,7 @@ from secateur.allocation import allocate, allocate_per_group, unit_costs
 from secateur.recipe import RecipeFile
 from secateur.surgery.cut_cost import CutCost
 from secateur.surgery.exact_budget import allocate_cut
+from secateur.surgery.latency import UnitTimes
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Plan, Size, measure, plan
 from secateur.units import Keep, Scores, UnitGroup
@@ -113,7 +114,7 @@ def choose_evenly(target: Target, recipe: DiffusionRecipe) -> Keep:
     return choose(target, scores, budget)
 
 
-def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torch.Tensor] | None = None) -> Keep:
+def choose(target: Target, scores: Scores, budget: Budget, times: UnitTimes | None = None) -> Keep:
     """Which units stay.
 
     A budget of parameters, multiply-adds or bytes is met by the cut network itself, to within a unit. Shares of kinds,
@@ -123,21 +124,21 @@ def choose(target: Target, scores: Scores, budget: Budget, ms: Mapping[str, torc
         target: the model and its units.
         scores: group name -> (size,), the higher the better.
         budget: how much goes.
-        ms: group name -> (size,) milliseconds of each unit, for a budget of time.
+        times: of the loaded network and its units, for a budget of time.
 
     Raises:
         ValueError: the budget cannot be met with the floors that there are.
     """
     groups = list(target.groups)
+    if budget.cost == "ms":
+        assert times is not None, "a budget of time needs the units' times"
+        groups = [replace(group, cost={**group.cost, "ms": times.units[group.name]}) for group in groups]
     if budget.by_kind:
-        return _by_kind(target, scores, budget)
-    if budget.cost == "ms":
-        assert ms is not None, "a budget of time needs the units' times"
-        groups = [replace(group, cost={**group.cost, "ms": ms[group.name]}) for group in groups]
+        return _by_kind(target.kinds, groups, scores, budget)
     pool = sum(float(unit_costs(group, budget.cost).sum()) for group in groups)
-    whole = pool if budget.cost == "ms" else float(getattr(target.size, budget.cost))
+    whole = float(getattr(target.size, budget.cost)) if times is None else times.whole
     gone = _gone(budget, whole, pool)
-    if budget.cost == "ms":
+    if times is not None:
         return budget.allocator(scores, groups, Limit(limit=pool - gone, cost=budget.cost))
     # `allocate` takes units by score alone, as `allocate_cut` does by itself with fewer cuts to count.
     allocator = None if budget.allocator is allocate else budget.allocator
@@ -155,14 +156,14 @@ def meets(target: Target, budget: Budget) -> Callable[[Keep], bool] | None:
     return lambda keep: cost(keep) <= limit
 
 
-def _by_kind(target: Target, scores: Scores, budget: Budget) -> Keep:
+def _by_kind(kinds: Mapping[str, str], groups: Sequence[UnitGroup], scores: Scores, budget: Budget) -> Keep:
     """Which units stay where every kind loses a share of its own."""
     keep: Keep = {}
-    for kind in dict.fromkeys(target.kinds.values()):
-        groups = [group for group in target.groups if target.kinds[group.name] == kind]
+    for kind in dict.fromkeys(kinds.values()):
+        own = [group for group in groups if kinds[group.name] == kind]
         share = 1 - budget.by_kind.get(kind, 0.0)
-        if groups:
-            keep |= budget.allocator(scores, groups, Limit(share=share, cost=budget.cost))
+        if own:
+            keep |= budget.allocator(scores, own, Limit(share=share, cost=budget.cost))
     return keep
 
 

@@ -175,16 +175,16 @@ class _Run:
             return dropped(self.file, self.target)
         criterion, budget = self.recipe.criterion, self.recipe.budget
         assert criterion is not None and budget is not None
-        ms = None
+        times = None
         if budget.cost == "ms":
             with self.steps("time units"):
                 self.report(0.05, "timing units")
                 inputs = self.example(self.recipe.calibration.batch_size)
-                ms = unit_times(network, inputs, repeats=self.recipe.evaluation.repeats)
+                times = unit_times(network, inputs, repeats=self.recipe.evaluation.repeats)
         with self.steps("score"):
             scores = on_cpu(self.stages.scores(lambda: self.scored(network, criterion)))
         with self.file.blaming("budget"):
-            return choose(self.target, scores, budget, ms)
+            return choose(self.target, scores, budget, times)
 
     def scored(self, network: Network, criterion: Criterion) -> Scores:
         report = stretch(self.report, 0.05, 0.5)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +20,21 @@ from secateur.surgery.network import Network
 from secateur.surgery.stand_in import gone_with
 
 
-def unit_times(
-    network: Network, example_inputs: Any, *, repeats: int = 5, threads: int | None = None
-) -> dict[str, Float[Tensor, " size"]]:
-    """Milliseconds that a forward loses with each unit, as the cost "ms" of a budget.
+@dataclass(frozen=True, eq=False)
+class UnitTimes:
+    """Milliseconds of a forward.
+
+    Args:
+        whole: of the whole network.
+        units: group name -> (size,) float64, what the forward loses with each unit: the cost "ms" of a budget.
+    """
+
+    whole: float
+    units: Mapping[str, Float[Tensor, " size"]]
+
+
+def unit_times(network: Network, example_inputs: Any, *, repeats: int = 5, threads: int | None = None) -> UnitTimes:
+    """Milliseconds that a forward takes, and loses with each unit.
 
     A module's own time, without that of the modules in it, is shared out over the rows of its largest weight that the
     units own; the own time of a module that counts units (an attention's softmax) goes to these; a whole module takes
@@ -34,12 +46,9 @@ def unit_times(
         example_inputs: as for `Network`.
         repeats: timed forwards, of which the median counts.
         threads: that torch may use; None: as many as it uses now.
-
-    Returns:
-        group name -> (size,) float64 milliseconds.
     """
     own = module_times(network.module, example_inputs, repeats=repeats, threads=threads)
-    return {group.name: _times_of(network, group.name, own) for group in network.groups()}
+    return UnitTimes(sum(own.values()), {group.name: _times_of(network, group.name, own) for group in network.groups()})
 
 
 def module_times(

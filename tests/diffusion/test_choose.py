@@ -14,6 +14,7 @@ from diffusion.choose import Target, choose, find_target, floored
 from diffusion.recipe import Budget, Units
 from secateur.allocation import allocate_per_group
 from secateur.recipe import recipe_of
+from secateur.surgery.latency import UnitTimes
 from secateur.surgery.plan import measure
 from secateur.units import Keep, Scores
 from tests.diffusion.models import random_model
@@ -67,6 +68,42 @@ def test_other_allocators_meet_it_too(unet: Path) -> None:
     assert cost(target, keep, "params") <= 500_000
     shares = [float(kept.double().mean()) for name, kept in keep.items() if kept.numel() >= 64]
     assert max(shares) - min(shares) < 0.1
+
+
+def times_of(target: Target) -> UnitTimes:
+    """A millisecond each unit, and as much again for all that is no unit."""
+    units = {group.name: torch.ones(group.size, dtype=torch.float64) for group in target.groups}
+    return UnitTimes(2.0 * sum(map(len, units.values())), units)
+
+
+def test_shares_of_kinds_in_time(unet: Path) -> None:
+    budget = Budget(by_kind={"heads": 0.5, "neurons": 0.25}, cost="ms")
+    target = target_of(unet, WIDTHS, budget)
+    keep = choose(target, random_scores(target), budget, times_of(target))
+    for kind, gone in (("heads", 0.5), ("neurons", 0.25), ("channels", 0.0)):
+        kept = torch.cat([keep[name] for name, own in target.kinds.items() if own == kind])
+        assert int((~kept).sum()) == int(gone * len(kept) + 0.999), kind
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [({"remove": 0.2}, 0.4), ({"remove": 0.2, "of": "units"}, 0.2), ({"limit": 0.7}, 0.6), ({"limit": 1.5}, 0.0)],
+    ids=["of the model", "of the units", "limit", "met as it is"],
+)
+def test_time_is_that_of_the_whole_model(unet: Path, options: dict[str, Any], gone: float) -> None:
+    """Of which its units take half; limits are given as shares of it here."""
+    units = Units(kinds=("neurons",))
+    target = target_of(unet, units, Budget(remove=0.0))
+    times = times_of(target)
+    if "limit" in options:
+        options = options | {"limit": options["limit"] * times.whole}
+    budget = Budget(cost="ms", **options)
+    keep = choose(target, random_scores(target), budget, times)
+    total = sum(group.size for group in target.groups)
+    left_out = sum(int((~kept).sum()) for kept in keep.values())
+    assert gone * total - 1e-6 <= left_out < gone * total + 1
+    with pytest.raises(ValueError, match="cannot go"):
+        choose(target, random_scores(target), Budget(cost="ms", remove=0.6), times)
 
 
 def test_nothing_goes_where_nothing_has_to(unet: Path) -> None:
