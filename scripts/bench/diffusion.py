@@ -32,7 +32,7 @@ SECTIONS = {
     "experts": experts.jobs,
     "full": full.jobs,
 }
-PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "numpy", "scipy")
+PACKAGES = ("secateur", "torch", "diffusers", "transformers", "lightning", "numpy", "scipy", "onnxruntime")
 
 
 BENCH = Bench("diffusion", __doc__, SECTIONS, PACKAGES, draw_all, threads=1)
