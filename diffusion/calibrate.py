@@ -96,17 +96,8 @@ class Generator:
             kind = type(self.model.scheduler) if options.scheduler is None else scheduler_class(options.scheduler)
             config = {**self.model.scheduler.config, **options.scheduler_options}
             scheduler = kind.from_config(config)
-            return Sampler(scheduler, steps, options.step_options, self._shift(scheduler))
-
-    def _shift(self, scheduler: Any) -> dict[str, Any]:
-        """Flux moves its time steps by how many tokens there are."""
-        if not scheduler.config.get("use_dynamic_shifting"):
-            return {}
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        tokens = self.model.prompting.shape(self.file.recipe.calibration.size)[0]
-        return {"mu": calculate_shift(tokens, *(scheduler.config[name] for name in names))}
+            timestep_options = self.model.prompting.timestep_options(scheduler, steps, options.size)
+            return Sampler(scheduler, steps, options.step_options, timestep_options)
 
 
 def read_prompts(options: Calibration) -> list[str]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffusion.models import LoadedModel
-from diffusion.prompting import Rows, encoded_by
+from diffusion.prompting import Rows
 from diffusion.trajectory import Trajectories
 from secateur.training import generator_at
 
@@ -159,19 +159,17 @@ class Pictures(TrainingData):
 
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         """Raises ValueError for a model without an autoencoder, or a line that names no picture and caption."""
-        vae = getattr(model.pipeline, "vae", None)
-        if vae is None:
-            raise ValueError("pictures need a pipeline with an autoencoder")
+        prompting = model.prompting
         entries = list(self._entries())[: self.count]
         latents = []
         for start in range(0, len(entries), self.batch_size):
             paths = [path for path, _ in entries[start : start + self.batch_size]]
             pixels = torch.stack([self._pixels(path) for path in paths])
-            latents.append(encoded_by(vae, pixels.to(vae.device)).cpu())
-        prompting = model.prompting
+            latents.append(prompting.encode(pixels).cpu())
         texts = tuple(text for _, text in entries)
         conditions = to_device(prompting.conditions(texts), torch.device("cpu"))
-        return Samples(torch.cat(latents), conditions, prompting.null(), texts=texts)
+        shared = prompting.shared(prompting.size(latents[0]))
+        return Samples(torch.cat(latents), conditions, prompting.null(), shared, texts)
 
     def _entries(self) -> Iterator[tuple[Path, str]]:
         listing = self.folder / "metadata.jsonl"

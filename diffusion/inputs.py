@@ -48,7 +48,7 @@ def example_inputs(
     if "class_labels" in names and labelled and "encoder_hidden_states" not in inputs:
         inputs["class_labels"] = torch.zeros(batch, dtype=torch.int64, device=parameter.device)
     if "added_cond_kwargs" in names:
-        inputs |= _added(config, zeros)
+        inputs |= _added(model, config, zeros)
     if packed:
         inputs["timestep"] = times / 1000
         inputs["img_ids"] = torch.zeros(height * width, 3, device=parameter.device)
@@ -67,12 +67,14 @@ def _text_width(config: Any) -> int | None:
     return None
 
 
-def _added(config: Any, zeros: Any) -> dict[str, Any]:
+def _added(model: nn.Module, config: Any, zeros: Any) -> dict[str, Any]:
     """SDXL's pooled prompt and picture sizes, PixArt's resolution; nothing where the network takes none."""
     if config.get("addition_embed_type") == "text_time":
         times = 6
         pooled = config.projection_class_embeddings_input_dim - times * config.addition_time_embed_dim
         return {"added_cond_kwargs": {"text_embeds": zeros(pooled), "time_ids": zeros(times)}}
+    if getattr(model, "use_additional_conditions", False):
+        return {"added_cond_kwargs": {"resolution": zeros(2), "aspect_ratio": zeros(1)}}
     if config.get("caption_channels"):
         return {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
     return {}

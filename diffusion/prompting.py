@@ -64,6 +64,22 @@ class Prompting(ABC):
         height, width = (side, side) if isinstance(side, int) else side
         return config.in_channels, height, width
 
+    def timestep_options(self, scheduler: Any, steps: int, size: int | None) -> dict[str, Any]:
+        """What the pipeline tells its scheduler's `set_timesteps` beside the number of steps."""
+        return {}
+
+    def encode(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N ..."]:
+        """Clean latents of pictures in [0, 1], float32.
+
+        Raises:
+            ValueError: the model has no autoencoder.
+        """
+        raise ValueError("pictures need a pipeline with an autoencoder")
+
+    def size(self, latents: Float[Tensor, "N ..."]) -> int:
+        """Of latents, as `shared` and `shape` take it."""
+        return latents.shape[-1]
+
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C2 H2 W2"]:
         """Pictures in [0, 1]: grey or RGB ones, or the first three channels of latents that nothing decodes."""
         pictures = pictures_of(latents)
@@ -132,6 +148,10 @@ class MadeUp(Prompting):
         names = [name for name in ("img_ids", "txt_ids") if name in inputs]
         return {name: _cpu(inputs[name]) for name in names} | _without_tensors(inputs)
 
+    def timestep_options(self, scheduler: Any, steps: int, size: int | None) -> dict[str, Any]:
+        packed = "img_ids" in signature(self.network.forward).parameters
+        return _packed_timesteps(scheduler, steps, self.shape(size)[0]) if packed else {}
+
     def shape(self, size: int | None) -> tuple[int, ...]:
         inputs = example_inputs(self.network, size=size, text_tokens=self.text_tokens)
         return tuple(next(iter(inputs.values())).shape[1:])
@@ -160,6 +180,18 @@ class StableDiffusion(Prompting):
         added = {"text_embeds": encoded[2], "time_ids": times.to(encoded[2])}
         return {"encoder_hidden_states": encoded[0], "added_cond_kwargs": added}
 
+    def null(self) -> Rows | None:
+        """The empty prompt; zeros where the pipeline says so, as SDXL's does."""
+        rows = self.conditions([""])
+        if self.pipeline.config.get("force_zeros_for_empty_prompt"):
+            rows["encoder_hidden_states"] = torch.zeros_like(rows["encoder_hidden_states"])
+            added = rows["added_cond_kwargs"]
+            rows["added_cond_kwargs"] = {**added, "text_embeds": torch.zeros_like(added["text_embeds"])}
+        return rows
+
+    def encode(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N ..."]:
+        return encoded_by(self.pipeline.vae, pictures)
+
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C2 H2 W2"]:
         return decoded_by(self.pipeline.vae, latents)
 
@@ -181,14 +213,19 @@ class StableDiffusion3(StableDiffusion):
 
 
 class PixArt(StableDiffusion3):
-    """PixArt: prompts through T5, with a mask of their tokens."""
+    """PixArt: prompts through T5, with a mask of their tokens; the largest model is told the picture's size, too."""
 
     @torch.no_grad()
     def conditions(self, asked: Sequence[str]) -> Rows:
         states, mask, _, _ = self.pipeline.encode_prompt(
             list(asked), do_classifier_free_guidance=False, device=self.pipeline.device
         )
-        return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        rows: Rows = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        if self.network.use_additional_conditions:
+            config: Any = self.network.config
+            side = torch.full((len(asked), 2), float(config.sample_size * self.pipeline.vae_scale_factor)).to(states)
+            rows["added_cond_kwargs"] = {"resolution": side, "aspect_ratio": torch.ones_like(side[:, :1])}
+        return rows
 
     def shared(self, size: int | None) -> Rows:
         return {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
@@ -207,13 +244,17 @@ class Flux(StableDiffusion3):
     def __init__(self, pipeline: Any, guidance: float = 3.5) -> None:
         super().__init__(pipeline)
         self.guidance = guidance
+        config: Any = self.network.config
+        self.dev = bool(config.get("guidance_embeds"))
+        self.text_tokens = 512 if self.dev else 256  # as the model cards have it
 
     @torch.no_grad()
     def conditions(self, asked: Sequence[str]) -> Rows:
-        states, pooled, _ = self.pipeline.encode_prompt(list(asked), list(asked), device=self.pipeline.device)
+        states, pooled, _ = self.pipeline.encode_prompt(
+            list(asked), list(asked), device=self.pipeline.device, max_sequence_length=self.text_tokens
+        )
         rows: Rows = {"encoder_hidden_states": states, "pooled_projections": pooled}
-        config: Any = self.network.config
-        if config.get("guidance_embeds"):
+        if self.dev:
             rows["guidance"] = torch.full((len(asked),), self.guidance)
         return rows
 
@@ -224,16 +265,28 @@ class Flux(StableDiffusion3):
         side = self._side(size)
         rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
-        tokens = self.pipeline.tokenizer_2.model_max_length
-        return {"img_ids": places.float(), "txt_ids": torch.zeros(tokens, 3)}
+        return {"img_ids": places.float(), "txt_ids": torch.zeros(self.text_tokens, 3)}
 
     def shape(self, size: int | None) -> tuple[int, ...]:
         config: Any = self.network.config
         return self._side(size) ** 2, config.in_channels
 
+    def timestep_options(self, scheduler: Any, steps: int, size: int | None) -> dict[str, Any]:
+        return _packed_timesteps(scheduler, steps, self._side(size) ** 2)
+
+    def size(self, latents: Float[Tensor, "N tokens C"]) -> int:
+        """Patches along a side."""
+        return round(latents.shape[1] ** 0.5)
+
+    def encode(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N tokens C"]:
+        plain = super().encode(pictures)
+        count, channels, height, width = plain.shape
+        patches = plain.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(count, -1, 4 * channels)
+
     def decode(self, latents: Float[Tensor, "N tokens C"]) -> Float[Tensor, "N C2 H2 W2"]:
-        count, tokens, channels = latents.shape
-        side = round(tokens**0.5)
+        count, _, channels = latents.shape
+        side = self.size(latents)
         patches = latents.reshape(count, side, side, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return decoded_by(self.pipeline.vae, patches.reshape(count, channels // 4, 2 * side, 2 * side))
 
@@ -248,6 +301,9 @@ class LatentClasses(Classes):
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline.transformer)
         self.pipeline = pipeline
+
+    def encode(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N ..."]:
+        return encoded_by(self.pipeline.vae, pictures)
 
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C2 H2 W2"]:
         return decoded_by(self.pipeline.vae, latents)
@@ -295,6 +351,20 @@ def prompting_alone(network: nn.Module, text_tokens: int = 77) -> Prompting:
     """What fits a network without a pipeline."""
     inputs = example_inputs(network, size=1)
     return Classes(network) if "class_labels" in inputs else MadeUp(network, text_tokens)
+
+
+def _packed_timesteps(scheduler: Any, steps: int, tokens: int) -> dict[str, Any]:
+    """Levels of noise from 1 to 1 / steps, as FLUX.1's pipeline has them, moved by how many tokens there are."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    options: dict[str, Any] = {}
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        options["sigmas"] = [1 - step / steps for step in range(steps)]
+    if scheduler.config.get("use_dynamic_shifting"):
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        options["mu"] = calculate_shift(tokens, *(scheduler.config[name] for name in names))
+    return options
 
 
 def _filled(value: Any, asked: Sequence[str]) -> Any:
