@@ -14,7 +14,7 @@ from diffusion.calibrate import Generator, sampling_recipe
 from diffusion.evaluate import DENSE
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
-from diffusion.models import find, load_model
+from diffusion.models import Source, find, load_model
 from diffusion.outcome import DryRun, Pruning
 from diffusion.patch_parallel.measuring import PatchMeasurement, measure_patches
 from diffusion.patch_parallel.parallel import Staleness
@@ -183,7 +183,13 @@ def evaluate_folders(
     prompts: Path | None = None,
     judge: Any = None,
 ) -> Evaluated:
-    """`secateur diffusion evaluate`, and `secateur evaluate` for folders of diffusion models."""
+    """`secateur diffusion evaluate`, and `secateur evaluate` for folders of diffusion models.
+
+    Raises:
+        ValueError: a candidate takes other inputs than the reference does.
+    """
+    for path in candidates:
+        _check_alike(find(str(reference)), find(str(path)))
     start = Start.now()
     judging = replace(Judging(judge=judge), samples=16 if samples is None else samples)
     calibration = Calibration(prompts_file=prompts, steps=steps or 20, guidance=1.0 if guidance is None else guidance)
@@ -207,6 +213,33 @@ def evaluate_folders(
     page = evaluation_page(found, pictures, reference.name)
     store.clear()
     return Evaluated(record, page)
+
+
+def _check_alike(reference: Source, candidate: Source) -> None:
+    """Raise ValueError where the candidate cannot be asked for what the reference is."""
+    expected, found = _inputs_of(reference), _inputs_of(candidate)
+    differing = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{candidate.id}: its {name} is {found.get(name)}, that of {reference.id} is {expected.get(name)}: "
+            "compare pruned models with the one that they were pruned from"
+        )
+
+
+def _inputs_of(source: Source) -> dict[str, str]:
+    """The network's class, what one sample of each input is, and how many classes it knows."""
+    config = source.architecture.config
+    inputs = example_inputs(source.architecture.build("meta"))
+    shapes = {name: _one_of(value) for name, value in inputs.items()}
+    classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
+    return {"class": source.architecture.kind, **shapes, "number of classes": str(classes)}
+
+
+def _one_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_one_of(one)}" for name, one in value.items())
+    return "x".join(map(str, value.shape[1:])) if isinstance(value, torch.Tensor) else str(value)
 
 
 _judge = judge  # the flag has the function's name
