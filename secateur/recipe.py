@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
@@ -63,11 +64,13 @@ class RecipeFile(Generic[R]):
 
     @contextmanager
     def blaming(self, *key: str | int) -> Iterator[None]:
-        """Let a ValueError out with the file, the line and the name of the key that it is due to."""
+        """Let a ValueError or FileNotFoundError out with the file, the line and the name of the key to blame."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.place(*key)}{error}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.place(*key)}{error}") from error
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the text as `recipe.yaml` into a folder; returns the file."""
@@ -198,19 +201,58 @@ def _value(hint: Any, value: Any) -> Any:
 
 
 def _spelled(hint: Any, value: Any) -> Any:
-    """The value, with a field in every `{}` for a dataclass: within lists the parser takes an empty one for none."""
+    """The value, with what the parser would otherwise make up.
+
+    There is a field in every `{}` for a dataclass: within lists the parser takes an empty one for none. And a class
+    that is named has its own defaults: the parser gives it fields of the default that it takes the place of.
+    """
     inner = get_args(hint)
     if isinstance(value, list) and get_origin(hint) in (list, tuple) and inner:
         return [_spelled(inner[0], one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    if "class_path" in value:
+        named, given = _named(value), value.get("init_args")
+        if named is None or not isinstance(given, Mapping):
+            return value
+        return {**value, "init_args": _fields_spelled(named, given)}
     kind = next((each for each in (hint, *inner) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
-    if kind is None or not isinstance(value, Mapping) or "class_path" in value:
+    if kind is None:
         return value
     if not value:
         field = next((each for each in dataclasses.fields(kind) if each.init), None)
         default = dataclasses.MISSING if field is None else field.default
         return value if field is None or default is dataclasses.MISSING else {field.name: to_plain(default)}
+    return _fields_spelled(kind, value)
+
+
+def _fields_spelled(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {name: _spelled(hints.get(name), one) for name, one in value.items()}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    return {name: _spelled(hints.get(name), _with_own_defaults(fields.get(name), one)) for name, one in values.items()}
+
+
+def _with_own_defaults(field: dataclasses.Field[Any] | None, value: Any) -> Any:
+    """A class in the place of a field's default, with all that both have."""
+    if field is None or field.default_factory is dataclasses.MISSING or not isinstance(value, Mapping):
+        return value
+    default, named, given = field.default_factory(), _named(value), value.get("init_args", {})
+    if named is None or not dataclasses.is_dataclass(default) or not isinstance(given, Mapping):
+        return value
+    both = {each.name for each in dataclasses.fields(default)}
+    own = {each.name: each.default for each in dataclasses.fields(named) if each.init and each.name in both}
+    kept = {name: to_plain(one) for name, one in own.items() if one is not dataclasses.MISSING}
+    return {**value, "init_args": kept | dict(given)} if kept else value
+
+
+def _named(value: Mapping[str, Any]) -> type | None:
+    """The dataclass that `class_path` names; None where it names none."""
+    module, _, name = str(value.get("class_path", "")).rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+    return found if isinstance(found, type) and dataclasses.is_dataclass(found) else None
 
 
 def _guilty(key: Key, value: Any, message: str) -> Key:

@@ -67,6 +67,52 @@ def test_defaults_are_those_of_the_dataclass(tmp_path: Path) -> None:
     assert read_recipe(written(tmp_path, "model: small"), Recipe).recipe == Recipe("small")
 
 
+class Source:
+    """Where data come from."""
+
+
+@dataclass(frozen=True)
+class Drawn(Source):
+    count: int = 64
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    folder: Path
+    count: int | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Loop:
+    source: Source = field(default_factory=Drawn)
+
+
+@dataclass(frozen=True)
+class Training:
+    loop: Loop = field(default_factory=Loop)
+
+
+@pytest.mark.parametrize(
+    ("text", "built"),
+    [
+        ("{folder: a}", Files(Path("a"))),
+        ("{folder: a, batch_size: 2}", Files(Path("a"), batch_size=2)),
+    ],
+)
+def test_a_class_does_not_take_the_values_of_the_one_it_replaces(tmp_path: Path, text: str, built: Source) -> None:
+    source = f"source: {{class_path: {__name__}.Files, init_args: {text}}}"
+    assert read_recipe(written(tmp_path, f"loop: {{{source}}}"), Training).recipe == Training(loop=Loop(built))
+    nested = f"source: {{class_path: {__name__}.Of, init_args: {{{source}}}}}"
+    assert read_recipe(written(tmp_path, f"loop: {{{nested}}}"), Training).recipe == Training(loop=Loop(Of(built)))
+
+
+@dataclass(frozen=True)
+class Of(Source):
+    source: Source = field(default_factory=Drawn)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
