@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
+from torch import nn
 
 from diffusion.block_removal import remove_blocks
+from diffusion.calibrate import read_prompts, scheduler_class
+from diffusion.denoiser import without_variance
 from diffusion.inputs import example_inputs
 from diffusion.models import Source, find
 from diffusion.recipe import Budget, DiffusionRecipe
@@ -16,6 +20,7 @@ from diffusion.units import prunable
 from secateur.allocation import Budget as Limit
 from secateur.allocation import allocate, allocate_per_group, unit_costs
 from secateur.recipe import RecipeFile
+from secateur.surgery.cost import run_example
 from secateur.surgery.cut_cost import CutCost
 from secateur.surgery.exact_budget import allocate_cut
 from secateur.surgery.latency import UnitTimes
@@ -61,16 +66,21 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
     """Find the model and its units, and try the budget out.
 
     Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: a pattern matches nothing, a kind is absent, or the budget cannot be met: with the recipe's line.
+        FileNotFoundError: there is no such model, or no such file of prompts: with the recipe's line.
+        ValueError: a pattern matches nothing, a kind is absent, a floor is above what there is, the budget cannot be
+            met, there is no such scheduler, or the model takes no latents of that size: with the recipe's line.
     """
     recipe = file.recipe
     with file.blaming("model", "id"):
         source = find(recipe.model.id, recipe.model.component, recipe.model.revision)
         module = source.on_meta()
+    _check_calibration(file)
     units = recipe.units
     tokens = source.architecture.text_tokens or 77
     inputs = example_inputs(module, size=recipe.calibration.size, text_tokens=tokens)
+    if recipe.calibration.size is not None:
+        with file.blaming("calibration", "size"):
+            _check_size(module, inputs)
     if units.blocks is not None:
         network = Network(module, (), inputs)
         with file.blaming("units", "blocks"):
@@ -86,12 +96,39 @@ def find_target(file: RecipeFile[DiffusionRecipe]) -> Target:
             prunable(module, units.kinds, modules=[pattern], min_keep=units.min_keep)
     with file.blaming("units"):
         network = prunable(module, units.kinds, inputs, modules=units.modules, min_keep=units.min_keep)
+    with file.blaming("units", "min_keep"):
+        _check_floor(units.min_keep, network.groups())
     network = floored(network, _floors(file, network))
     target = Target(source, network, kinds, measure(network), {})
     if units.drop:
         return replace(target, expected=dropped(file, target))
     with file.blaming("budget" if recipe.budget is not None else "experts"):
         return replace(target, expected=choose_evenly(target, recipe))
+
+
+def _check_calibration(file: RecipeFile[DiffusionRecipe]) -> None:
+    """Whether the prompts and the scheduler are there, which are read again when they are needed."""
+    options = file.recipe.calibration
+    with file.blaming("calibration", "prompts_file"):
+        read_prompts(options)
+    if options.scheduler is not None:
+        with file.blaming("calibration", "scheduler"):
+            scheduler_class(options.scheduler)
+
+
+@torch.no_grad()
+def _check_size(module: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Raise ValueError where the network does not give latents of the size that it is given."""
+    latents = next(iter(inputs.values()))
+    try:
+        found = without_variance(run_example(module, {**inputs, "return_dict": False})[0], latents)
+    except RuntimeError as error:
+        raise ValueError(f"the model does not take latents of this size ({str(error).splitlines()[0]})") from error
+    if latents.dim() == 4 and found.shape[2:] != latents.shape[2:]:
+        given, made = (" x ".join(map(str, each.shape[2:])) for each in (latents, found))
+        raise ValueError(
+            f"the model takes latents of {given}, but gives ones of {made}: choose a multiple of its patches"
+        )
 
 
 def choose_evenly(target: Target, recipe: DiffusionRecipe) -> Keep:
@@ -217,8 +254,17 @@ def _floors(file: RecipeFile[DiffusionRecipe], network: Network) -> dict[str, in
         if not hits:
             place = file.place("units", "floors", pattern)
             raise ValueError(f"{place}matches none of {len(names)} groups, such as {names[0]!r}")
+        with file.blaming("units", "floors", pattern):
+            _check_floor(floor, [group for group in network.groups() if group.name in set(hits)])
         floors |= dict.fromkeys(hits, floor)
     return floors
+
+
+def _check_floor(floor: int, groups: Sequence[UnitGroup]) -> None:
+    """Raise ValueError where none of the groups has as many units as shall stay."""
+    largest = max(groups, key=lambda group: group.size)
+    if floor > largest.size:
+        raise ValueError(f"{floor} units cannot stay: the largest group, {largest.name!r}, has {largest.size}")
 
 
 def floored(network: Network, floors: Mapping[str, int]) -> Network:

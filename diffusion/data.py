@@ -92,10 +92,17 @@ class OwnSamples(TrainingData):
     Args:
         count: how many.
         batch_size: how many at a time.
+
+    Raises:
+        ValueError: either is below 1.
     """
 
     count: int = 64
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.batch_size) < 1:
+            raise ValueError(f"count and batch_size of at least 1 are needed, got {self.count} and {self.batch_size}")
 
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         drawn = trajectories(self.count)
@@ -112,11 +119,20 @@ class DemoData(TrainingData):
         name: scikit-learn's digits, or Fashion-MNIST's training split.
         count: how many, drawn at random; None: all.
         seed: of which, and of prompts.
+
+    Raises:
+        ValueError: `count` is below 1, or the seed negative.
     """
 
     name: Literal["digits", "fashion"]
     count: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.count is not None and self.count < 1) or self.seed < 0:
+            raise ValueError(
+                f"count of at least 1 or null, and a seed of at least 0, are needed, got {self.count} and {self.seed}"
+            )
 
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         from diffusion.demo.prompts import training_prompts
@@ -150,12 +166,22 @@ class Pictures(TrainingData):
         side: pixels that the pictures' shorter side is resized to; the middle square is taken.
         count: the first so many; None: all.
         batch_size: pictures at a time.
+
+    Raises:
+        ValueError: a number is below 1.
     """
 
     folder: Path
     side: int = 512
     count: int | None = None
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.side, self.batch_size) < 1 or (self.count is not None and self.count < 1):
+            raise ValueError(
+                "side, batch_size and count of at least 1 are needed, got "
+                f"{self.side}, {self.batch_size} and {self.count}"
+            )
 
     def gather(self, model: LoadedModel, trajectories: Callable[[int], Trajectories], /) -> Samples:
         """Raises ValueError for a model without an autoencoder, or a line that names no picture and caption."""

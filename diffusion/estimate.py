@@ -14,7 +14,7 @@ from diffusion.choose import Target
 from diffusion.data import OwnSamples
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.masks import EcoDiff
-from diffusion.recipe import DiffusionRecipe, ExpertTraining
+from diffusion.recipe import DiffusionRecipe, ExpertTraining, Model
 from diffusion.scores import LatentSet
 from secateur.importance.objective import mask_of_ones
 from secateur.metrics.memory import measure_peak_memory
@@ -65,7 +65,7 @@ def estimate(target: Target, recipe: DiffusionRecipe, plan: Plan) -> Estimate:
         held = 2 * plan.dense.bytes + plan.pruned.bytes * (2 * recipe.experts.pruning.codes + 3)
         weights = round(size * max(routed, held))
     macs = plan.dense.macs or 0
-    rate = matrix_product_rate(_device(recipe)) * _EFFICIENCY
+    rate = matrix_product_rate(_device_or_cpu(recipe.model)) * _EFFICIENCY
     return Estimate(weights, activations(target, recipe), forwards, sum(forwards.values()) * macs / rate)
 
 
@@ -169,10 +169,16 @@ def matrix_product_rate(device: torch.device, size: int = 768, repeats: int = 5)
     return size**3 / best
 
 
-def refuse_too_large(target: Target, file: RecipeFile[DiffusionRecipe]) -> None:
-    """Raise ValueError where the weights alone, or they with a call's activations, are more than the memory free."""
+def check_machine(target: Target, file: RecipeFile[DiffusionRecipe]) -> None:
+    """See whether this machine can carry a recipe out.
+
+    Raises:
+        ValueError: it has not the device, or the weights and a call's activations are more than its memory that is
+            free: with the recipe's line.
+    """
     recipe = file.recipe
-    free = free_bytes(_device(recipe))
+    with file.blaming("model", "device"):
+        free = free_bytes(device_of(recipe.model))
     size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
     needed = round(size * 2 * target.size.bytes)
     if free is None or needed <= free * 0.05:
@@ -197,5 +203,24 @@ def free_bytes(device: torch.device) -> int | None:
     return found[0] if found else None
 
 
-def _device(recipe: DiffusionRecipe) -> torch.device:
-    return torch.device(recipe.model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+def device_of(model: Model) -> torch.device:
+    """Where a recipe's model runs.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    device = torch.device(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{device} cannot be used here ({reason}): choose another, or leave it out") from error
+    return device
+
+
+def _device_or_cpu(model: Model) -> torch.device:
+    """To plan with, a device need not be there."""
+    try:
+        return device_of(model)
+    except ValueError:
+        return torch.device("cpu")

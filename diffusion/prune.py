@@ -19,7 +19,7 @@ from diffusion.block_removal import Student, remove_blocks
 from diffusion.calibrate import Generator, calibration_of, needs_data, noising_of
 from diffusion.choose import Target, choose, dropped, find_target, floored, meets
 from diffusion.data import Samples
-from diffusion.estimate import estimate, refuse_too_large
+from diffusion.estimate import check_machine, device_of, estimate
 from diffusion.evaluate import Evaluation
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.inputs import example_inputs
@@ -110,7 +110,7 @@ def prune(
         raise ValueError("no folder for the result: give -o, or output in the recipe")
     report(0.0, "planning")
     target = find_target(file)
-    refuse_too_large(target, file)
+    check_machine(target, file)
     return _Run(file, target, Path(folder), report).whole()
 
 
@@ -301,8 +301,12 @@ def save_plain(network: Any, model: LoadedModel, folder: Path) -> None:
 
 
 def load(model: Model) -> LoadedModel:
-    """The model of a recipe, on the recipe's device."""
-    device = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """The model of a recipe, on the recipe's device.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: there is no such device, or the weights do not fit.
+    """
     return load_model(
         model.id,
         model.component,
@@ -310,7 +314,7 @@ def load(model: Model) -> LoadedModel:
         variant=model.variant,
         random_weights=model.random_weights,
         dtype=getattr(torch, model.dtype),
-        device=device,
+        device=device_of(model),
     )
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from diffusion.aptp.experts import FineTuning
 from diffusion.aptp.train import Aptp
 from diffusion.block_removal import BlockRemoval
@@ -43,7 +45,10 @@ class Model:
         variant: of the weights' files ("fp16").
         random_weights: take the configuration alone, and random weights: to try a recipe out, or to measure speed.
         dtype: of the weights.
-        device: where the model runs; None: a GPU where there is one.
+        device: where the model runs, such as "cpu" or "cuda:1"; None: a GPU where there is one. A dry run does without.
+
+    Raises:
+        ValueError: there is no such kind of device.
     """
 
     id: str
@@ -53,6 +58,14 @@ class Model:
     random_weights: bool = False
     dtype: Dtype = "float32"
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            runs = torch.device(self.device or "cpu").type != "meta"
+        except RuntimeError:
+            runs = False
+        if not runs:
+            raise ValueError(f"device {self.device!r} is none that a model runs on: choose cpu or cuda")
 
 
 @dataclass(frozen=True)
@@ -186,11 +199,19 @@ class Distil:
         outputs: weight of the difference of the outputs.
         blocks: weight of the difference of what the blocks give.
         task: weight of the loss on the data.
+
+    Raises:
+        ValueError: a weight is negative, or all are 0.
     """
 
     outputs: float = 1.0
     blocks: float = 0.0
     task: float = 1.0
+
+    def __post_init__(self) -> None:
+        weights = (self.outputs, self.blocks, self.task)
+        if not (min(weights) >= 0 and max(weights) > 0):
+            raise ValueError(f"weights of at least 0, and one above 0, are needed, got {weights}")
 
 
 @dataclass(frozen=True)
@@ -200,10 +221,17 @@ class Adapters:
     Args:
         rank: of the updates.
         alpha: their scale is alpha / rank.
+
+    Raises:
+        ValueError: the rank is below 1, or alpha not above 0.
     """
 
     rank: int = 16
     alpha: float = 32.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0:
+            raise ValueError(f"a rank of at least 1 and alpha above 0 are needed, got {self.rank} and {self.alpha}")
 
 
 @dataclass(frozen=True)
@@ -252,6 +280,15 @@ class Recovery:
                 "steps and warmup of at least 0, batch_size of at least 1, a rate above 0 and drop in [0, 1] are "
                 f"needed, got {self.steps}, {self.warmup}, {self.batch_size}, {self.rate} and {self.drop}"
             )
+        if not self.weight_decay >= 0 or (self.clip_norm is not None and not self.clip_norm > 0):
+            raise ValueError(
+                "weight_decay of at least 0, and clip_norm above 0 or null, are needed, got "
+                f"{self.weight_decay} and {self.clip_norm}"
+            )
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema, a decay, must be at least 0 and below 1, got {self.ema}")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise ValueError(f"validate_every must be at least 1, or null, got {self.validate_every}")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise ValueError(f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts")
 
@@ -310,6 +347,11 @@ class Judging:
         numbers = (self.samples, self.batch_size, self.shown, self.repeats)
         if min(numbers) < 1:
             raise ValueError(f"samples, batch_size, shown and repeats must be at least 1, got {numbers}")
+        if (self.steps is not None and self.steps < 1) or self.first_seed < 0:
+            raise ValueError(
+                "steps of at least 1 or null, and first_seed of at least 0, are needed, got "
+                f"{self.steps} and {self.first_seed}"
+            )
 
 
 @dataclass(frozen=True)

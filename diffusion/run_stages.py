@@ -34,10 +34,14 @@ def gathered(stages: Stages, file: RecipeFile[DiffusionRecipe], model: LoadedMod
     """The clean latents of a recipe, kept among its stages.
 
     Raises:
-        ValueError: they cannot be gathered: with the recipe's line.
+        ValueError: they cannot be gathered, or the model samples latents of another shape: with the recipe's line.
     """
     options = file.recipe.calibration
     # Other noise than the trajectories that scores are taken on.
     draw = lambda count: generator.trajectories(count, seed=options.seed + 1)  # noqa: E731
     with file.blaming("calibration", "data"):
-        return stages.kept("samples", SAMPLES, lambda: options.data.gather(model, draw))
+        samples = stages.kept("samples", SAMPLES, lambda: options.data.gather(model, draw))
+        found, shape = tuple(samples.latents.shape[1:]), model.prompting.shape(options.size)
+        if found != shape:
+            raise ValueError(f"these latents are {found}, and the model samples {shape}: give others, or size")
+    return samples

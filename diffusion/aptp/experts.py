@@ -74,6 +74,9 @@ class FineTuning:
         blocks: weight of that of the blocks' outputs; 0 for networks without blocks.
         ema: decay of the averaged weights that are kept; None: the last are.
         seed: of batches and noise.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     steps: int = 30_000
@@ -83,6 +86,17 @@ class FineTuning:
     blocks: float = 0.2
     ema: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.seed) < 0 or self.batch_size < 1 or not self.rate > 0:
+            raise ValueError(
+                "steps and seed of at least 0, batch_size of at least 1 and a rate above 0 are needed, got "
+                f"{self.steps}, {self.seed}, {self.batch_size} and {self.rate}"
+            )
+        if not min(self.output, self.blocks) >= 0:
+            raise ValueError(f"weights must not be negative, got {self.output} and {self.blocks}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema, a decay, must be at least 0 and below 1, got {self.ema}")
 
     def fit(
         self,

@@ -22,7 +22,7 @@ from diffusion.aptp.serving import sentence_embeddings
 from diffusion.aptp.train import Aptp
 from diffusion.calibrate import Generator, noising_of
 from diffusion.choose import Target, find_target
-from diffusion.estimate import refuse_too_large
+from diffusion.estimate import check_machine
 from diffusion.evaluate import Evaluation, evaluate
 from diffusion.inputs import example_inputs
 from diffusion.judging import asked_of, identity_of, protocol_of, sampling_of
@@ -106,7 +106,7 @@ def train_experts(
         raise ValueError("a recipe of experts needs experts, and a folder for the result: give -o, or output")
     report(0.0, "planning")
     target = find_target(file)
-    refuse_too_large(target, file)
+    check_machine(target, file)
     return _Run(file, target, Path(folder), report, encode).whole()
 
 

@@ -162,6 +162,9 @@ class Aptp:
         balanced: whether codes get prices in the end, so that prompts go where they went in training; the paper takes
             the greatest cosine.
         seed: of the router, the batches and all that is drawn.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     share: float = 0.6
@@ -175,6 +178,18 @@ class Aptp:
     weights: LossWeights = field(default_factory=LossWeights)
     balanced: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
+        counts = (self.codes, self.gates, self.batch_size)
+        if min(counts) < 1:
+            raise ValueError(f"codes, gates and batch_size must be at least 1, got {counts}")
+        if min(self.steps, self.warmup, self.seed) < 0 or not self.rate > 0 or not self.network_rate >= 0:
+            raise ValueError(
+                "steps, warmup, seed and network_rate of at least 0 and a rate above 0 are needed, got "
+                f"{self.steps}, {self.warmup}, {self.seed}, {self.network_rate} and {self.rate}"
+            )
 
     def fit(
         self,

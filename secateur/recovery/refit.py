@@ -23,9 +23,16 @@ class ObsRefit:
     Args:
         damp: share of the mean diagonal that is added to the diagonal; 0 is plain least squares, which needs inputs of
             full rank.
+
+    Raises:
+        ValueError: `damp` is negative.
     """
 
     damp: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.damp >= 0:
+            raise ValueError(f"damp must not be negative, got {self.damp}")
 
     @torch.no_grad()
     def masked(

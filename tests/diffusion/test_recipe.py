@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("diffusers")
 
 from diffusion.calibrate import read_prompts
+from diffusion.data import DemoData
 from diffusion.models import PUBLISHED, find
-from diffusion.prune import dry_run
-from diffusion.recipe import Budget, DiffusionRecipe, Recovery, Units
+from diffusion.prune import dry_run, prune
+from diffusion.recipe import Budget, Calibration, DiffusionRecipe, Recovery, Units
 from diffusion.shipped import RECIPES
 from secateur.recipe import read_recipe, recipe_of
 from tests.diffusion.recipes import recipe, save_dit
@@ -76,6 +77,33 @@ REFUSED = [
     ("units: {drop: [absent]}\n", None, "not both"),
     ("calibration: {stepz: 5}\n", 2, "there is no 'stepz'"),
     ("recovery: {steps: 1, batch_size: 10, accumulate: 4}\n", 2, "does not divide into 4 equal parts"),
+    ("recovery:\n  steps: 1\n  clip_norm: -1\n", 2, "clip_norm above 0"),
+    ("recovery: {weight_decay: -0.1}\n", 2, "weight_decay of at least 0"),
+    ("recovery: {ema: 1.5}\n", 2, "at least 0 and below 1, got 1.5"),
+    ("recovery: {validate_every: 0}\n", 2, "validate_every must be at least 1"),
+    ("recovery: {adapters: {rank: 0}}\n", 2, "a rank of at least 1"),
+    ("recovery: {distil: {outputs: -1}}\n", 2, "weights of at least 0"),
+    ("recovery: {distil: {outputs: 0, task: 0}}\n", 2, "one above 0"),
+    ("repair: {damp: -0.1}\n", 2, "damp must not be negative"),
+    ("evaluation: {steps: 0}\n", 2, "steps of at least 1 or null"),
+    ("evaluation: {first_seed: -1}\n", 2, "first_seed of at least 0"),
+    ("experts: {pruning: {codes: 0}}\n", 2, "codes, gates and batch_size must be at least 1"),
+    ("experts: {tuning: {ema: 1}}\n", 2, "below 1, got 1.0"),
+    ("units:\n  kinds: [heads]\n  floors:\n    '*attn1.heads': 5\n", 5, "5 units cannot stay"),
+    ("units: {kinds: [heads], min_keep: 9}\n", 2, "9 units cannot stay"),
+    ("calibration:\n  steps: 3\n  size: 7\n", 4, "takes latents of 7 x 7, but gives ones of 6 x 6"),
+    ("calibration:\n  steps: 3\n  prompts_file: nowhere.txt\n", 4, "nowhere.txt: no such file"),
+    ("calibration:\n  steps: 3\n  scheduler: diffusers.NoScheduler\n", 4, "cannot be imported"),
+    ("calibration:\n  scheduler: torch.nn.Linear\n", 3, "is no scheduler"),
+    *[
+        (f"calibration:\n  data: {{class_path: diffusion.data.{name}, init_args: {{{text}}}}}\n", 2, says)
+        for name, text, says in (
+            ("OwnSamples", "batch_size: 0", "count and batch_size of at least 1"),
+            ("DemoData", "name: digits, count: -5", "count of at least 1 or null"),
+            ("DemoData", "name: digits, count: 0", "a seed of at least 0"),
+            ("Pictures", "folder: pictures, side: 0", "side, batch_size and count"),
+        )
+    ],
 ]
 
 
@@ -86,11 +114,33 @@ def test_what_cannot_be_done_is_refused_with_its_line(
     path = tmp_path / "some.yaml"
     rest = "criterion: {class_path: secateur.importance.Magnitude}\n"
     rest += "" if "budget" in text else "budget: {remove: 0.1}\n"
-    path.write_text(f"model: {{id: {dit}}}\n{text}{rest}")
-    with pytest.raises(ValueError) as raised:
+    path.write_text(f"model: {{id: {dit}}}\n{text}{'' if 'experts' in text else rest}")
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
         dry_run(read_recipe(path, DiffusionRecipe))
     assert says in str(raised.value)
     assert line is None or f"some.yaml:{line}: " in str(raised.value)
+
+
+def test_a_device_is_asked_for_when_it_is_needed(dit: Path, tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    rest = "criterion: {class_path: secateur.importance.Magnitude}\nbudget: {remove: 0.1}\n"
+    path.write_text(f"model:\n  id: {dit}\n  device: cuda:99\n{rest}")
+    file = read_recipe(path, DiffusionRecipe)
+    assert dry_run(file).estimate.seconds > 0
+    with pytest.raises(ValueError, match=r"some\.yaml:3: model\.device: cuda:99 cannot be used here"):
+        prune(file, tmp_path / "small")
+    for device in ("tpu", "meta"):
+        path.write_text(f"model: {{id: {dit}, device: {device}}}\n{rest}")
+        with pytest.raises(ValueError, match=rf"some\.yaml:1: model: device '{device}' is none.*choose cpu or cuda"):
+            read_recipe(path, DiffusionRecipe)
+
+
+def test_data_of_another_size_are_refused(dit: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    calibration = Calibration(count=4, steps=2, size=4, data=DemoData("digits", count=8))
+    wrong = recipe(dit, calibration=calibration, recovery=Recovery(steps=1))
+    with pytest.raises(ValueError, match=r"calibration\.data: these latents are \(1, 8, 8\).*samples \(1, 4, 4\)"):
+        prune(wrong, tmp_path)
 
 
 def test_a_model_that_is_not_there_is_named(dit: Path, tmp_path: Path) -> None:
