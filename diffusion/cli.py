@@ -33,6 +33,7 @@ from secateur.evaluation.run import Start
 from secateur.files import replacing_file
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
+from secateur.stages import kept_when_stopped
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
@@ -75,7 +76,7 @@ def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | 
     file = read_recipe(find_recipe(recipe, RECIPES), DiffusionRecipe)
     if dry_run:
         return _dry_run(file)
-    with progress_bar() as report:
+    with progress_bar() as report, kept_when_stopped(output or file.recipe.output):
         if file.recipe.experts is not None:
             return train_experts(file, output, report)[1]
         return prune(file, output, report)[1]

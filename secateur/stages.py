@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from secateur.evaluation.chunks import ChunkStore
+from secateur.interrupts import is_interrupt
 from secateur.tensor_files import TensorFormat
 from secateur.units import Scores
 
@@ -110,6 +112,23 @@ class Stages:
         for entry in self.folder.glob("*"):
             if entry.name != f"{_SCORES}.safetensors":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@contextmanager
+def kept_when_stopped(output: Path | None) -> Iterator[None]:
+    """Let Ctrl-C out of a run of stages as a KeyboardInterrupt that says that the same command goes on.
+
+    Args:
+        output: folder of the result; None: there is none.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemError) as stop:
+        if output is None or not is_interrupt(stop) or not any((output / _NAME).glob("*")):
+            raise
+        told = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
+        told = told or f"what is finished is in {output / _NAME}"
+        raise KeyboardInterrupt(f"{told}; the same command goes on") from None
 
 
 def on_cpu(scores: Scores) -> Scores:

@@ -16,6 +16,7 @@ from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start, hash_path
 from secateur.recipe import read_recipe
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
+from secateur.stages import kept_when_stopped
 from secateur.surgery.network import Network
 from secateur.surgery.plan import Size, measure
 from secateur.surgery.unit_kinds import KIND_COLUMNS, UnitKind, count_kinds, kind_rows
@@ -65,7 +66,7 @@ def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | 
     file = read_recipe(find_recipe(recipe, RECIPES), VitRecipe)
     if dry_run:
         return _dry_run(file)
-    with progress_bar() as report:
+    with progress_bar() as report, kept_when_stopped(output or file.recipe.output):
         return prune(file, output, report)[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from torch.distributed import is_gloo_available
 
 pytest.importorskip("diffusers")
 
-from secateur.cli import BAD_INPUT, main
+from secateur.cli import BAD_INPUT, INTERRUPTED, main
 from tests.diffusion.recipes import save_dit
 from tests.secateur.evaluation.runs import merge_compare_and_list
 
@@ -68,6 +69,23 @@ def test_from_recipe_to_pictures_to_a_comparison(
     merged = merge_compare_and_list(output, tmp_path / "smaller", tmp_path / "both")
     sizes = [one.measurements["params"].value or 0 for one in merged.candidates]
     assert sizes[1] < sizes[0] < (merged.reference.measurements["params"].value or 0) and merged.pairs
+
+
+@pytest.mark.parametrize("stage", ["gathered", "judge", "side_by_side"])
+def test_a_run_stopped_in_any_stage_says_that_it_goes_on(
+    stage: str, dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "recovers.yaml", tmp_path / "pruned"
+    path.write_text(RECIPE.format(model=dit) + "recovery: {steps: 1, batch_size: 2}\n")
+
+    def strike(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"diffusion.prune.{stage}", strike)
+        assert main(["diffusion", "prune", str(path), "-o", str(output)]) == INTERRUPTED
+    assert f"what is finished is in {output / 'stages'}; the same command goes on" in capsys.readouterr().err
+    assert main(["diffusion", "prune", str(path), "-o", str(output)]) == 0
 
 
 def test_info_counts_units(dit: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.stages import StageKind, Stages, on_cpu
+from secateur.stages import StageKind, Stages, kept_when_stopped, on_cpu
 from secateur.tensor_files import TensorFormat
 from secateur.units import Scores
 
@@ -55,6 +55,21 @@ def test_only_scores_outlive_the_run(tmp_path: Path) -> None:
     stages.checkpoint("fit").mkdir()
     stages.clear()
     assert [entry.name for entry in stages.folder.iterdir()] == ["scores.safetensors"]
+
+
+def test_a_stopped_run_says_what_is_kept_and_how_it_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), kept_when_stopped(tmp_path):
+        raise KeyboardInterrupt
+    Stages.within(tmp_path, {"scores": {}}).scores(lambda: {"a": torch.ones(2)})
+    with pytest.raises(KeyboardInterrupt, match=r"finished is in .*stages; the same"), kept_when_stopped(tmp_path):
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(KeyboardInterrupt, match=r"^after step 3; the same command goes on"),
+        kept_when_stopped(tmp_path),
+    ):
+        raise KeyboardInterrupt("after step 3")
+    with pytest.raises(SystemError), kept_when_stopped(tmp_path):
+        raise SystemError("no interrupt")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
