@@ -5,12 +5,19 @@ Numbers are those of the published `config.json` files of the models' repositori
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from secateur.surgery.model_folder import read_json
+
+COMPONENTS = ("unet", "transformer")
+"""What the part of a pipeline that denoises is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +28,85 @@ class Architecture:
         kind: name of its class in diffusers.
         config: arguments of the class; those that are absent have diffusers' defaults.
         text_tokens: length of the prompts that its pipelines give it; 0 for classes.
+        path: the file that says so, for messages; None: none does.
     """
 
     kind: str
     config: Mapping[str, Any]
     text_tokens: int = 0
+    path: Path | None = None
 
     def build(self, device: torch.device | str = "meta") -> nn.Module:
-        """The network in evaluation mode, on the meta device unless told otherwise (random weights there)."""
+        """The network in evaluation mode, on the meta device unless told otherwise (random weights there).
+
+        Raises:
+            ValueError: none can be built from the configuration.
+        """
         import diffusers
 
         with torch.device(device):
-            return getattr(diffusers, self.kind)(**self.config).eval()
+            network: nn.Module = built(getattr(diffusers, self.kind), self.config, self.path or self.kind)
+        return network.eval()
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The network that a `config.json` describes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or describes no network of diffusers.
+    """
+    import diffusers
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, so {path.parent} is no model of diffusers")
+    config = read_json(path)
+    kind = config.get("_class_name")
+    if kind is None:
+        raise ValueError(f"{path}: no _class_name, so no configuration of diffusers")
+    found = getattr(diffusers, str(kind), None)
+    if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
+        raise ValueError(f"{path}: _class_name {kind!r} is no model of diffusers")
+    plain = {name: value for name, value in config.items() if not name.startswith("_")}
+    return Architecture(found.__name__, plain, _text_tokens(plain), path)
+
+
+def built(kind: Any, config: Mapping[str, Any], where: Path | str) -> Any:
+    """A network or scheduler of a class of diffusers, which passes over what it does not know in a configuration.
+
+    Raises:
+        ValueError: none can be built from it.
+    """
+    try:
+        with without_warnings():
+            return kind.from_config(dict(config))
+    except Exception as error:  # each class stumbles in its own way over what a file may hold
+        raise ValueError(f"{where}: no {kind.__name__} can be built from it ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """While the context is open, diffusers says nothing: what matters is raised, or known."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _text_tokens(config: Mapping[str, Any]) -> int:
+    """Of the pipelines that such networks come in; 16 are those of the packaged sentence encoder."""
+    if config.get("cross_attention_dim") == 384:
+        return 16
+    return 77 if config.get("cross_attention_dim") or config.get("joint_attention_dim") else 0
 
 
 _STABLE_DIFFUSION: dict[str, Any] = {

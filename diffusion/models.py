@@ -10,27 +10,23 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from diffusion import architectures
-from diffusion.architectures import Architecture
+from diffusion.architectures import COMPONENTS, Architecture, read_architecture, reason
 from diffusion.demo import MODELS
 from diffusion.prompting import Prompting, prompting_alone, prompting_of
-from diffusion.saving import PrunedPipeline, load_network, read_manifest
+from diffusion.saving import MODEL_INDEX, PrunedPipeline, load_network, read_manifest
+from diffusion.weights import from_pretrained, load_pretrained
 from secateur.surgery.cut import Cuts, cut_module
 from secateur.surgery.manifest import cuts_from_json, hash_weights
-from secateur.surgery.model_folder import MANIFEST
+from secateur.surgery.model_folder import CONFIG, MANIFEST
 from secateur.training.seeding import seeded
-
-COMPONENTS = ("unet", "transformer")
-"""What the part of a pipeline that denoises is called."""
-
-CONFIG, PIPELINE = "config.json", "model_index.json"
 
 PUBLISHED: Mapping[str, Architecture] = {
     "CompVis/stable-diffusion-v1-4": architectures.SD_1_5,
@@ -106,11 +102,17 @@ class Source:
         return path if path.is_file() else None
 
     def on_meta(self) -> nn.Module:
-        """The network as it is, without its weights."""
+        """The network as it is, without its weights.
+
+        Raises:
+            ValueError: none can be built from configuration and manifest.
+        """
         network = self.architecture.build("meta")
-        if self.manifest is None:
+        path = self.manifest
+        manifest = {} if path is None else read_manifest(path.parent)
+        if path is None or manifest.get("plain"):  # dense in the numbering of its own configuration
             return network
-        cuts = cuts_from_json(read_manifest(self.manifest.parent), network, self.manifest)
+        cuts = cuts_from_json(manifest, network, path)
         return cut_module(network, cuts).eval()
 
 
@@ -130,17 +132,17 @@ def find(id: str, component: str | None = None, revision: str | None = None) -> 
             return Source(id, None, component or ("unet" if kind.startswith("UNet") else "transformer"), PUBLISHED[id])
         return _find_repository(id, component, revision)
     if folder.is_file():
-        return Source(id, folder, "", _architecture(folder))
-    if not (folder / PIPELINE).is_file():
+        return Source(id, folder, "", _denoiser(folder))
+    if not (folder / MODEL_INDEX).is_file():
         if component is not None and (folder / component / CONFIG).is_file():
-            return Source(id, folder, component, _architecture(folder / component / CONFIG))
-        return Source(id, folder, "", _architecture(folder / CONFIG))
+            return Source(id, folder, component, _denoiser(folder / component / CONFIG))
+        return Source(id, folder, "", _denoiser(folder / CONFIG))
     wanted = COMPONENTS if component is None else (component,)
     found = [name for name in wanted if (folder / name / CONFIG).is_file()]
     if not found:
         parts = sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
         raise ValueError(f"{folder}: no component {' or '.join(wanted)} with a {CONFIG}; it has {parts}")
-    return Source(id, folder, found[0], _architecture(folder / found[0] / CONFIG))
+    return Source(id, folder, found[0], _denoiser(folder / found[0] / CONFIG))
 
 
 def load_model(
@@ -175,31 +177,34 @@ def load_model(
         raise ValueError(f"{source.folder}: a configuration has no weights; set random_weights to take random ones")
     try:
         with _without_bars():
-            return _loaded(source, {"revision": revision, "variant": variant}, dtype, device)
-    except (OSError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{source.folder or id}: cannot be loaded: {' '.join(str(error).split())}") from error
+            return _loaded(source, revision, variant, dtype, device)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{source.folder or id}: cannot be loaded: {reason(error)}") from error
 
 
-def _loaded(source: Source, options: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str) -> LoadedModel:
-    common: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    cuts, networks = None, {}
+def _loaded(
+    source: Source, revision: str | None, variant: str | None, dtype: torch.dtype, device: torch.device | str
+) -> LoadedModel:
+    import diffusers
+
+    of_hub = {"revision": revision, "use_safetensors": True}
+    common: dict[str, Any] = {"variant": variant, "dtype": dtype}
+    folder = source.folder or Path(diffusers.DiffusionPipeline.download(source.id, variant=variant, **of_hub))
+    cuts = None
     if source.manifest is not None:
         pruned = load_network(source.manifest.parent)
         cuts, network = pruned.cuts, pruned.module
         # To the dtype that it has already, diffusers would say what may go wrong.
-        networks[source.component] = network if next(network.parameters()).dtype == dtype else network.to(dtype)
-    if source.folder is not None and not (source.folder / PIPELINE).is_file():
-        kind, subfolder = _class(source.architecture.kind), source.component or None
-        alone = networks.get(source.component)
-        alone = kind.from_pretrained(source.folder, subfolder=subfolder, **common) if alone is None else alone
-        return _alone(source, alone.eval().to(device), cuts)
-    if source.folder is None:
-        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-        of_hub = {name: value for name, value in options.items() if value}
-        pipeline = DiffusionPipeline.from_pretrained(source.id, **common, **of_hub)
+        network = network if next(network.parameters()).dtype == dtype else network.to(dtype)
     else:
-        pipeline = PrunedPipeline.from_pretrained(source.folder, **networks, **common)
+        network = load_pretrained(folder / source.component, **common)
+    if not (folder / MODEL_INDEX).is_file():
+        return _alone(source, network.to(device), cuts)
+    common[source.component] = network
+    if source.folder is None:
+        pipeline = from_pretrained(diffusers.DiffusionPipeline, source.id, **of_hub, **common)
+    else:
+        pipeline = PrunedPipeline.from_pretrained(folder, **common)
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     network = getattr(pipeline, source.component).eval()
@@ -247,39 +252,13 @@ def _alone(source: Source, network: nn.Module, cuts: Cuts | None = None) -> Load
     return LoadedModel(source.id, component, network, scheduler, prompting, cuts=cuts)
 
 
-def _architecture(path: Path) -> Architecture:
-    """The network that a `config.json` describes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, so {path.parent} is no model of diffusers")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    return _from_config(config, str(path))
-
-
-def _from_config(config: Any, where: str) -> Architecture:
-    kind = config.get("_class_name") if isinstance(config, dict) else None
-    if not isinstance(kind, str):
-        raise ValueError(f"{where}: no _class_name, so no configuration of diffusers")
-    _class(kind)
-    plain = {name: value for name, value in config.items() if not name.startswith("_")}
-    return Architecture(kind, plain, text_tokens=_text_tokens(plain))
-
-
-def _text_tokens(config: Mapping[str, Any]) -> int:
-    """Of the pipelines that such networks come in; 16 are those of the packaged sentence encoder."""
-    if config.get("cross_attention_dim") == 384:
-        return 16
-    return 77 if config.get("cross_attention_dim") or config.get("joint_attention_dim") else 0
-
-
-def _class(kind: str) -> Any:
+def _denoiser(path: Path) -> Architecture:
+    """The network that a configuration describes, which has to take a time step."""
     import diffusers
 
-    found = getattr(diffusers, kind, None)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
-        raise ValueError(f"diffusers has no network {kind!r}")
+    found = read_architecture(path)
+    if "timestep" not in signature(getattr(diffusers, found.kind).forward).parameters:
+        raise ValueError(f"{path}: no denoising network can be built from it (_class_name is {found.kind!r})")
     return found
 
 
@@ -291,7 +270,7 @@ def _find_repository(id: str, component: str | None, revision: str | None) -> So
     for name in COMPONENTS if component is None else (component,):
         try:
             path = Path(hf_hub_download(id, f"{name}/{CONFIG}", revision=revision))
-            return Source(id, None, name, _architecture(path))
+            return Source(id, None, name, _denoiser(path))
         except Exception as error:
             reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise FileNotFoundError(f"{id}: no folder, and no repository that could be read ({'; '.join(reasons)})")

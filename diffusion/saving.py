@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from diffusion.architectures import COMPONENTS, built, read_architecture, without_warnings
 from diffusion.plain import as_plain
+from diffusion.weights import PLAIN_WEIGHTS, check_weights, from_pretrained, load_pretrained, shapes
 from secateur.surgery.model_folder import (
     CONFIG,
     MANIFEST,
@@ -27,7 +27,6 @@ from secateur.surgery.model_folder import (
 )
 from secateur.surgery.network import Network
 
-PLAIN_WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = "model_index.json"
 _FOLDERS = ModelFolder("diffusion model", PLAIN_WEIGHTS)
 
@@ -73,12 +72,12 @@ def load_network(folder: str | os.PathLike[str]) -> Network:
     folder = Path(folder)
     manifest = read_manifest(folder)
     _FOLDERS.check_weights(folder, manifest)
-    kind, config = _model_class(folder, manifest), read_json(folder / CONFIG)
+    architecture = read_architecture(folder / CONFIG)
+    if manifest.get("class", architecture.kind) != architecture.kind:
+        raise ValueError(f"{folder}: {MANIFEST} is of a {manifest['class']}, {CONFIG} of a {architecture.kind}")
     if manifest.get("plain"):
-        return Network(kind.from_pretrained(folder).eval(), ())
-    with torch.device("meta"):
-        dense = _built(kind, config, folder)
-    return rebuild(dense, folder, manifest)
+        return Network(load_pretrained(folder), ())
+    return rebuild(architecture.build("meta"), folder, manifest)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def load(folder: str | os.PathLike[str], **options: Any) -> Any:
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing.
-        ValueError: as for `load_network`, or options that would hide that weights do not fit.
+        ValueError: as for `load_network`, or options that would hide that weights do not fit; there are no safetensors.
     """
     folder = Path(folder)
     refuse_mismatched(options)
@@ -112,20 +111,7 @@ def load(folder: str | os.PathLike[str], **options: Any) -> Any:
         return load_network(folder).module
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: neither a pipeline ({MODEL_INDEX}) nor a model ({CONFIG})")
-    return _model_class(folder, {}).from_pretrained(folder).eval()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """While the context is open, diffusers does not say that a component is missing, which is written afterwards."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+    return load_pretrained(folder)
 
 
 def save_pipeline(
@@ -152,7 +138,7 @@ def save_pipeline(
     index = {name: pipeline.config[name] for name in networks}
     try:
         pipeline.register_modules(**dict.fromkeys(networks))
-        with _without_warnings():
+        with without_warnings():  # of the components that are written afterwards
             pipeline.save_pretrained(folder)
     finally:
         pipeline.register_modules(**kept)
@@ -176,16 +162,34 @@ class PrunedPipeline:
             options: as for the class's `from_pretrained`.
 
         Raises:
-            FileNotFoundError: the folder holds no pipeline.
-            ValueError: `ignore_mismatched_sizes` is set; or as for `load_network`.
+            FileNotFoundError: the folder holds no pipeline, or a part of it has no safetensors.
+            ValueError: `ignore_mismatched_sizes` is set; a part is damaged; the weights of the one that denoises do not
+                fit its configuration; or as for `load_network`.
         """
         refuse_mismatched(options)
         folder = Path(folder)
         entries = read_json(folder / MODEL_INDEX)
-        pruned = [name for name in entries if (folder / name / MANIFEST).is_file() and name not in options]
-        networks = {name: load_network(folder / name).module for name in pruned}
         kind = pipeline_class or _pipeline_class(str(entries.get("_class_name")), folder)
-        return kind.from_pretrained(folder, **networks, **options)
+        for path in sorted(folder.glob("*/*.safetensors")):
+            shapes(path)
+        _check_scheduler(folder, entries)
+        parts = [name for name in entries if (folder / name / CONFIG).is_file() and name not in options]
+        pruned = [name for name in parts if (folder / name / MANIFEST).is_file()]
+        for name in set(parts).intersection(COMPONENTS).difference(pruned):
+            check_weights(folder / name, options.get("variant"))
+        networks = {name: load_network(folder / name).module for name in pruned}
+        return from_pretrained(kind, folder, **networks, **options)
+
+
+def _check_scheduler(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Raise ValueError where none can be built: diffusers would not say from which file."""
+    import diffusers
+
+    path = folder / "scheduler" / "scheduler_config.json"
+    library, name = entries.get("scheduler") or (None, None)
+    kind = getattr(diffusers, str(name), None) if library == "diffusers" else None
+    if kind is not None and path.is_file():
+        built(kind, read_json(path), path)
 
 
 def _pipeline_class(name: str, folder: Path) -> Any:
@@ -197,23 +201,3 @@ def _pipeline_class(name: str, folder: Path) -> Any:
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
         raise ValueError(f"{folder / MODEL_INDEX}: no pipeline of diffusers or secateur is called {name!r}")
     return found
-
-
-def _model_class(folder: Path, manifest: Mapping[str, Any]) -> Any:
-    import diffusers
-
-    name = read_json(folder / CONFIG).get("_class_name")
-    found = getattr(diffusers, str(name), None)
-    if not isinstance(found, type) or not issubclass(found, diffusers.ModelMixin):
-        raise ValueError(f"{folder / CONFIG}: _class_name {name!r} is no model of diffusers")
-    if manifest.get("class", name) != name:
-        raise ValueError(f"{folder}: {MANIFEST} is of a {manifest['class']}, {CONFIG} of a {name}")
-    return found
-
-
-def _built(kind: Any, config: Mapping[str, Any], folder: Path) -> nn.Module:
-    make: Callable[..., nn.Module] = kind.from_config
-    try:
-        return make(config)
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"{folder / CONFIG}: no {kind.__name__} can be built from it ({error})") from error
