@@ -46,6 +46,19 @@ def test_stable_diffusion_is_planned_on_the_meta_device() -> None:
     assert planned.dense.bytes - planned.pruned.bytes == 4 * lost
 
 
+@pytest.mark.slow
+def test_stable_diffusion_xl_is_planned_on_the_meta_device() -> None:
+    model = architectures.SDXL.build()
+    network = prunable(model, ("heads", "neurons"), example_inputs(model))
+    # Convolutions and linear layers, and attention's products at 128 x 128 latents: 2,988 + 393 G.
+    assert measure(network).macs == 3_380_618_199_040
+    planned = plan_evenly(network, Budget(share=0.8))
+    assert planned.by_kind() == {"heads": (2_080, 2_600), "neurons": (266_240, 332_800)}
+    assert planned.dense.params == 2_567_463_684
+    lost = planned.dense.params - planned.pruned.params
+    assert planned.dense.bytes - planned.pruned.bytes == 4 * lost
+
+
 def test_a_plan_is_what_the_cut_gives() -> None:
     model = random_model("unet")
     network = prunable(model, ("heads", "channels"), example_inputs(model, size=8, text_tokens=5))
