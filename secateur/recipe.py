@@ -173,8 +173,8 @@ def _build(kind: type[R], values: Mapping[str, Any], lines: Mapping[Key, int], p
         try:
             built[name] = _value(hints[name], value)
         except Exception as error:
-            message = _readable(str(error))
-            key = _guilty((name,), value, str(error))
+            wrong = _no_mapping(hints[name], value, (name,))
+            key, message = wrong or (_guilty((name,), value, str(error)), _readable(str(error)))
             dotted = ".".join(map(str, key))
             raise ValueError(f"{path}:{_line(lines, key)}: {dotted}: {message}") from error
     missing = [
@@ -253,6 +253,27 @@ def _named(value: Mapping[str, Any]) -> type | None:
     except (ImportError, ValueError):
         return None
     return found if isinstance(found, type) and dataclasses.is_dataclass(found) else None
+
+
+def _no_mapping(hint: Any, value: Any, key: Key) -> tuple[Key, str] | None:
+    """The first key, at or below a key, that has something else than the mapping of a dataclass; and what to write."""
+    inner = [each for each in get_args(hint) if each is not type(None)]
+    below: list[tuple[Any, Any, Key]]
+    if isinstance(value, list) and get_origin(hint) in (list, tuple) and inner:
+        below = [(inner[0], one, (*key, index)) for index, one in enumerate(value)]
+    else:
+        kind = hint if not inner else inner[0]
+        optional = value is None and type(None) in get_args(hint)
+        if len(inner) > 1 or not isinstance(kind, type) or not dataclasses.is_dataclass(kind) or optional:
+            return None
+        hints = get_type_hints(kind)
+        if not isinstance(value, Mapping):
+            first = next((each.name for each in dataclasses.fields(kind) if each.init), None)
+            told = isinstance(value, str) and first is not None and hints[first] is str
+            example = f"such as {{{first}: {value}}}" if told else f"of {_fields(kind)}"
+            return key, f"expected a mapping {example}, got {'nothing' if value is None else type(value).__name__}"
+        below = [(hints.get(name), one, (*key, name)) for name, one in value.items()]
+    return next(filter(None, (_no_mapping(*each) for each in below)), None)
 
 
 def _guilty(key: Key, value: Any, message: str) -> Key:

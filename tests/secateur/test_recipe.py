@@ -27,12 +27,20 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Origin:
+    id: str
+    units: Units | None = None
+    more: tuple[Units, ...] = ()
+
+
+@dataclass(frozen=True)
 class Recipe:
     model: str
     units: Units = field(default_factory=Units)
     criterion: Criterion = field(default_factory=Magnitude)
     allocator: Allocator = allocate
     folder: Path | None = None
+    origin: Origin | None = None
 
 
 def written(folder: Path, text: str) -> Path:
@@ -121,7 +129,12 @@ class Of(Source):
         ("model: a\nunits:\n  rate: 1\n  kinds: [tails]", 4, "expected one of 'heads', 'neurons'"),
         ("model: a\nunits:\n  rate: -1", 2, "rate must not be negative"),
         ("model: a\nunits:\n  rate: fast", 3, "expected float"),
-        ("model: a\nunits: 5", 2, "expected a mapping"),
+        ("model: a\nunits: 5", 2, "units: expected a mapping of kinds, floors, rate, got int"),
+        ("model: a\nunits: some.yaml", 2, "units: expected a mapping of kinds, floors, rate, got str"),
+        ("model: a\nunits:", 2, "units: expected a mapping of kinds, floors, rate, got nothing"),
+        ("model: a\norigin: small", 2, r"origin: expected a mapping such as {id: small}, got str"),
+        ("model: a\norigin:\n  id: b\n  units: 5", 4, "origin.units: expected a mapping of kinds"),
+        ("model: a\norigin:\n  id: b\n  more:\n    - rate: 1\n    - 5", 6, "origin.more.1: expected a mapping"),
         ("model: a\nmodel: b", 2, "there twice"),
         ("model: a\nunits: [", 2, "not YAML"),
         ("model: a\ncriterion:\n  class_path: secateur.importance.Absent", 2, "Absent"),
