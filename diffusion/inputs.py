@@ -22,7 +22,7 @@ def example_inputs(
         timestep: the time step, of 1000.
 
     Raises:
-        ValueError: the network has no configuration, or none of diffusers' forwards.
+        ValueError: the network has no configuration, or none of diffusers' forwards; or as for `latent_size`.
     """
     config = getattr(model, "config", None)
     names = list(signature(model.forward).parameters)
@@ -34,8 +34,7 @@ def example_inputs(
         return torch.zeros(batch, *shape, dtype=parameter.dtype, device=parameter.device)
 
     packed = "img_ids" in names
-    side = size or (64 if packed else config.sample_size)
-    height, width = (side, side) if isinstance(side, int) else side
+    height, width = latent_size(config, size or (64 if packed else None))
     latents = zeros(height * width, config.in_channels) if packed else zeros(config.in_channels, height, width)
     times = torch.full((batch,), timestep, device=parameter.device)
     inputs: dict[str, Any] = {names[0]: latents, "timestep": times}
@@ -56,6 +55,23 @@ def example_inputs(
         if config.get("guidance_embeds"):
             inputs["guidance"] = torch.full((batch,), 3.5, device=parameter.device)
     return inputs
+
+
+def latent_size(config: Any, size: int | None = None) -> tuple[int, int]:
+    """Height and width of a network's latents.
+
+    Args:
+        config: of the network.
+        size: both of them; None: the configuration's.
+
+    Raises:
+        ValueError: the configuration has none.
+    """
+    side = size or config.sample_size
+    if side is None:
+        raise ValueError("sample_size is null in the model's config.json: say there how large its latents are")
+    height, width = (side, side) if isinstance(side, int) else side
+    return height, width
 
 
 def _text_width(config: Any) -> int | None:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffusion.inputs import latent_size
 from diffusion.sampling import pictures_of
 from diffusion.text import sentence_encoder
 from diffusion.trajectory import Guided, Sampler
@@ -101,9 +102,7 @@ class _ImagePipeline(DiffusionPipeline):
     def noise(self, seeds: Sequence[int]) -> Float[Tensor, "N C H W"]:
         """What samples of these seeds start from."""
         config = self.network.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return starting_noise(seeds, (config.in_channels, height, width), self.device)
+        return starting_noise(seeds, (config.in_channels, *latent_size(config)), self.device)
 
     def _generate(
         self, asked: Sequence[Any], seeds: Sequence[int] | None, steps: int, guidance: float, output_type: OutputType

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffusion.inputs import example_inputs
+from diffusion.inputs import example_inputs, latent_size
 from diffusion.sampling import pictures_of
 from secateur.training import generator_at
 
@@ -60,9 +60,7 @@ class Prompting(ABC):
     def shape(self, size: int | None) -> tuple[int, ...]:
         """Of one sample's latents."""
         config: Any = self.network.config
-        side = size or config.sample_size
-        height, width = (side, side) if isinstance(side, int) else side
-        return config.in_channels, height, width
+        return config.in_channels, *latent_size(config, size)
 
     def timestep_options(self, scheduler: Any, steps: int, size: int | None) -> dict[str, Any]:
         """What the pipeline tells its scheduler's `set_timesteps` beside the number of steps."""

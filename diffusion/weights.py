@@ -56,13 +56,15 @@ def check_weights(folder: Path, variant: str | None = None) -> nn.Module:
     others = [
         f"{name} is {held[name]}, not {shape}" for name, shape in expected.items() if held.get(name, shape) != shape
     ]
-    found = {"are missing": missing, "are not the network's": unexpected, "have other shapes": others}
+    found = {
+        f"of its {len(expected)} tensors are missing": missing,
+        "are unknown to it": unexpected,
+        "have other shapes": others,
+    }
     wrong = [f"{len(names)} {what} (first: {names[0]})" for what, names in found.items() if names]
     if wrong:
-        raise ValueError(
-            f"{folder}: the weights do not fit the {type(network).__name__} of {CONFIG}: "
-            f"of {len(expected)} tensors {', '.join(wrong)}"
-        )
+        kind = type(network).__name__
+        raise ValueError(f"{folder}: the weights do not fit the {kind} of {CONFIG}: {', '.join(wrong)}")
     return network
 
 

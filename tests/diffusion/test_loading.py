@@ -71,12 +71,12 @@ def first_shard_gone(network: Path) -> None:
 
 NAME = "proj_out_2.weight"
 DAMAGES: list[tuple[Damage, type[Exception], str]] = [
-    (config(num_layers=1), ValueError, r"of \d+ tensors \d+ are not the network's \(first: transformer_blocks\.1\."),
-    (config(num_layers=3), ValueError, r"\d+ are missing \(first: transformer_blocks\.2\."),
+    (config(num_layers=1), ValueError, r"config.json: \d+ are unknown to it \(first: transformer_blocks\.1\."),
+    (config(num_layers=3), ValueError, r"\d+ of its \d+ tensors are missing \(first: transformer_blocks\.2\."),
     (config(num_embeds_ada_norm=9), ValueError, r"2 have other shapes \(first: transf.* is \(11, 32\), not \(10, 32\)"),
-    (tensors(lambda held: held.pop(NAME)), ValueError, rf"1 are missing \(first: {NAME}\)$"),
-    (tensors(lambda held: held.update(more=torch.ones(1))), ValueError, r"1 are not the network's \(first: more\)$"),
-    (in_shards(lambda held: held.popitem()), ValueError, "1 are missing"),
+    (tensors(lambda held: held.pop(NAME)), ValueError, rf"1 of its \d+ tensors are missing \(first: {NAME}\)$"),
+    (tensors(lambda held: held.update(more=torch.ones(1))), ValueError, r"1 are unknown to it \(first: more\)$"),
+    (in_shards(lambda held: held.popitem()), ValueError, r"1 of its \d+ tensors are missing"),
     (in_shards(lambda held: held.update(more=torch.ones(1))), ValueError, r"\(first: more\)$"),
     (first_shard_gone, FileNotFoundError, r"00001-of-.*no such file, which .*index\.json names"),
     (pickled, FileNotFoundError, "only safetensors are read"),

@@ -80,3 +80,10 @@ def test_only_denoising_networks_have_example_inputs() -> None:
 
     with pytest.raises(ValueError, match="no denoising network"):
         example_inputs(diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4))
+
+
+def test_latents_of_no_size_are_refused() -> None:
+    model = random_model("unet", sample_size=None)
+    assert example_inputs(model, size=8)["sample"].shape[2:] == (8, 8)
+    with pytest.raises(ValueError, match="sample_size is null"):
+        example_inputs(model)
