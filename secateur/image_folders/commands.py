@@ -39,7 +39,11 @@ class ImagesEvaluator:
             "help": "network of a Frechet and kernel distance: fashion-cnn, digits-cnn, the file of a classifier, none "
             "(default: that of the two whose size fits)",
         },
-        "--inception": {"type": Path, "metavar": "FILE", "help": "weights of Inception of 2015-12-05, for FID"},
+        "--inception": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "weights of Inception of 2015-12-05, for FID; download: fetch them, once",
+        },
         "--clip": {"type": Path, "metavar": "FOLDER", "help": "a CLIP model of transformers, for CMMD and CLIP score"},
         "--captions": {
             "type": Path,

@@ -13,14 +13,15 @@ from secateur.image_folders.decoding import as_grey, as_rgb
 from secateur.metrics.features import ClassifierFeatures, Features, digit_features, fashion_features
 from secateur.metrics.features.clip import ClipFeatures
 from secateur.metrics.features.demo import DIGITS, FASHION
-from secateur.metrics.features.inception import WEIGHTS_URL, InceptionFeatures
+from secateur.metrics.features.inception import WEIGHTS_URL, InceptionFeatures, downloaded
 from secateur.metrics.perceptual import WEIGHTS_URLS, PerceptualDistance
 
 AUTO, NONE = "auto", "none"
+DOWNLOAD = Path("download")
 _SHIPPED = {FASHION: fashion_features, DIGITS: digit_features}
 _SIDES = {28: FASHION, 8: DIGITS}
 
-INCEPTION_HINT = f"give --inception FILE, the weights of {WEIGHTS_URL}"
+INCEPTION_HINT = f"give --inception FILE, the weights of {WEIGHTS_URL}, or --inception download"
 CLIP_HINT = (
     "give --clip FOLDER, a CLIP model of transformers (published figures of CMMD: openai/clip-vit-large-patch14-336)"
 )
@@ -60,13 +61,13 @@ class Networks:
         Args:
             size: (height, width) of the images, by which "auto" chooses one of the networks that come with the package.
             features: "fashion-cnn", "digits-cnn", the file of a classifier, "auto" or "none".
-            inception: file of its weights.
+            inception: file of its weights; "download": fetched, where they are not in torch's cache.
             clip: folder of a CLIP model.
             captions: whether there are any.
             lpips: file of the weights of AlexNet or VGG-16.
 
         Raises:
-            FileNotFoundError: a file is missing; says where it can be had.
+            FileNotFoundError: a file is missing, or cannot be downloaded; says where it can be had.
             ValueError: a file is another one.
             ModuleNotFoundError: what Inception needs is not installed.
         """
@@ -75,7 +76,7 @@ class Networks:
         if inception is None:
             missing["FID"] = INCEPTION_HINT
         else:
-            chosen.append(InceptionFeatures.load(inception))
+            chosen.append(InceptionFeatures.load(downloaded() if inception == DOWNLOAD else inception))
         small = _small(features, size)
         if small is not None:
             chosen.append(small)

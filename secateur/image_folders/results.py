@@ -16,7 +16,7 @@ class Settings:
 
     Args:
         features: "fashion-cnn", "digits-cnn", the file of a classifier, "auto" (that of the two which fits) or "none".
-        inception: file of Inception's weights, for FID.
+        inception: file of Inception's weights, for FID, or "download".
         clip: folder of a CLIP model, for CMMD and CLIP score.
         captions: JSON file, an object of file name and caption, for CLIP score.
         lpips: file of the weights of AlexNet or VGG-16.

@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from secateur.files import replacing_file
 from secateur.metrics.features.interface import check_images
 
 INCEPTION = "inception-2015-12-05"
@@ -67,6 +69,25 @@ class InceptionFeatures:
             ValueError: the images are not (N, 1, H, W) or (N, 3, H, W), or not finite.
         """
         return self.network(as_rgb_bytes(images).to(next(self.network.parameters()).device))
+
+
+def downloaded() -> Path:
+    """The file of `WEIGHTS_URL` in torch's cache, fetched where it is not there; its hash is checked.
+
+    Raises:
+        FileNotFoundError: it cannot be fetched; says why.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_URL.rpartition("/")[2]
+    if path.is_file():
+        return path
+    try:
+        with replacing_file(path) as temporary:
+            torch.hub.download_url_to_file(WEIGHTS_URL, str(temporary), hash_prefix=WEIGHTS_SHA256, progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, a cut line, another hash
+        raise FileNotFoundError(
+            f"Inception's weights cannot be downloaded from {WEIGHTS_URL} ({error}): give their file"
+        ) from error
+    return path
 
 
 def as_rgb_bytes(images: Float[Tensor, "N C H W"]) -> Tensor:

@@ -1,11 +1,13 @@
 import json
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
+import torch
 
 import secateur.cli
-from secateur.cli import main
+from secateur.cli import BAD_INPUT, main
 from secateur.image_folders import evaluate as evaluating
 from secateur.image_folders.commands import IMAGES_EVALUATOR
 from tests.secateur.image_folders.pictures import write_pictures
@@ -26,6 +28,22 @@ def only_images(monkeypatch: pytest.MonkeyPatch) -> None:
         return [entry for entry in all_points(group=group) if entry.value.startswith("secateur.")]
 
     monkeypatch.setattr(secateur.cli, "entry_points", found)
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(
+    folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    assert main(["evaluate", *folders, "-o", str(tmp_path / "report"), "--inception", "download"]) == BAD_INPUT
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        last.startswith("secateur: error: Inception's weights cannot be downloaded from https://")
+        and "no network" in last
+    )
 
 
 def test_a_page_and_a_record_are_written_and_nothing_else(

@@ -1,6 +1,7 @@
 import hashlib
 import importlib.util
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,6 +17,28 @@ def test_only_the_weights_of_2015_are_taken(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="not the Inception of 2015-12-05"):
         InceptionFeatures.load(tmp_path / "other.pth")
+
+
+def test_weights_are_fetched_once_and_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    calls = []
+
+    def fetch(url: str, target: str, hash_prefix: str, progress: bool) -> None:
+        calls.append((url, hash_prefix))
+        Path(target).write_bytes(b"half")
+        if len(calls) == 1:
+            raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded from https.*no route to host.*give their file"):
+        inception.downloaded()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    path = inception.downloaded()
+    assert path.read_bytes() == b"half" and path.name == "weights-inception-2015-12-05-6726825d.pth"
+    assert inception.downloaded() == path
+    assert calls == [(inception.WEIGHTS_URL, "6726825d")] * 2
+    with pytest.raises(ValueError, match="not the Inception of 2015-12-05"):
+        InceptionFeatures.load(path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
