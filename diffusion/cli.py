@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 
 from diffusion.aptp.run import ExpertsRecord, train_experts
-from diffusion.calibrate import Generator, sampling_recipe
+from diffusion.calibrate import Generator, read_prompts, sampling_recipe
 from diffusion.evaluate import DENSE
+from diffusion.generate import drawn_all, write_each
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
 from diffusion.models import Source, find, load_model
@@ -30,7 +32,8 @@ from secateur.evaluation.chunks import ChunkStore
 from secateur.evaluation.evaluator import Evaluated
 from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
-from secateur.files import replacing_file
+from secateur.files import check_folder, replacing_file
+from secateur.image_folders.decoding import read_image
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.stages import kept_when_stopped
@@ -64,9 +67,17 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Pictures that were drawn: the file, and the prompt and seed of each, row by row."""
+    """Pictures that were drawn.
 
-    file: Path
+    Args:
+        file: the grid of them, row by row; None: it was not asked for.
+        folder: of single pictures, named by their places; None: they were not asked for.
+        prompts: of each.
+        seeds: of each.
+    """
+
+    file: Path | None
+    folder: Path | None
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
 
@@ -124,30 +135,49 @@ def show_info(info: ModelInfo) -> None:
 
 def generate_pictures(
     folder: str,
-    prompt: list[str],
-    output: Path,
+    prompt: list[str] | None,
+    prompts: Path | None,
+    output: Path | None,
+    each: Path | None,
     count: int,
+    batch: int,
     steps: int,
     guidance: float,
     seed: int,
     device: str | None,
 ) -> Generated:
-    """`secateur diffusion generate`."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(folder, device=device)
-    asked = [text for text in prompt for _ in range(count)]
-    calibration = Calibration(tuple(asked), steps=steps, guidance=guidance, seed=seed)
-    generator = Generator(model, recipe_of(sampling_recipe(folder, calibration)))
-    latents = generator.trajectories(len(asked)).sample(model.network, torch.arange(len(asked)))
-    pictures = grid(model.prompting.decode(latents).cpu())
-    with replacing_file(output) as temporary:
-        Image.fromarray(pictures).save(temporary, "PNG")
-    return Generated(output, tuple(asked), tuple(range(len(asked))))
+    """`secateur diffusion generate`.
+
+    Raises:
+        ValueError: there are no prompts, or there is nowhere to write; as for `diffusion.generate.write_each`.
+    """
+    calibration = Calibration(tuple(prompt or ()), prompts, steps=steps, guidance=guidance, batch_size=batch, seed=seed)
+    asked = tuple(text for text in read_prompts(calibration) for _ in range(count))
+    if not asked:
+        raise ValueError("missing: prompt; give --prompt TEXT, or --prompts FILE.txt with a line each")
+    if output is None and each is None:
+        raise ValueError("missing: output; give -o PNG for a grid, or --each DIR for single pictures")
+    for place in (each, None if output is None else output.parent):
+        if place is not None:
+            check_folder(place)
+    stopped = nullcontext() if each is None else ChunkStore(each).kept_when_stopped()
+    with progress_bar() as report, stopped:
+        model = load_model(folder, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        generator = Generator(model, recipe_of(sampling_recipe(folder, calibration)))
+        files = () if each is None else write_each(generator, asked, each, report)
+        if output is not None:
+            held = [read_image(file) for file in files]
+            pictures = torch.stack(held) if held else drawn_all(generator, asked, report)
+            with replacing_file(output) as temporary:
+                Image.fromarray(grid(pictures)).save(temporary, "PNG")
+    return Generated(output, each, asked, tuple(range(len(asked))))
 
 
 def show_pictures(found: Generated) -> None:
-    """Say which picture was written."""
-    console.print(f"{found.file}: {len(found.prompts)} pictures", highlight=False, markup=False)
+    """Say what was written."""
+    for place in (found.file, found.folder):
+        if place is not None:
+            console.print(f"{place}: {len(found.prompts)} pictures", highlight=False, markup=False)
 
 
 def measure_sharing(

@@ -69,11 +69,17 @@ def _configure_info(parser: ArgumentParser) -> None:
 def _configure_generate(parser: ArgumentParser) -> None:
     count = argument_type(_parse_count)
     parser.add_argument("folder", metavar="FOLDER", help="a pipeline, pruned or not, or a demo model")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="prompt, or class label; may be repeated")
+    parser.add_argument("--prompts", type=Path, metavar="FILE.txt", help="more of them, a line each")
+    parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="picture to write: a grid of all")
     parser.add_argument(
-        "--prompt", action="append", required=True, metavar="TEXT", help="prompt, or class label; may be repeated"
+        "--each",
+        type=Path,
+        metavar="DIR",
+        help="folder to write each picture into, with captions.json, as secateur evaluate reads them",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="picture to write: a grid")
     parser.add_argument("--count", type=count, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    parser.add_argument("--batch", type=count, default=8, metavar="N", help="drawn at once (default: 8)")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help="of the sampler (default: 20)")
     parser.add_argument("--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture (default: 0)")

@@ -12,6 +12,7 @@ from torch.distributed import is_gloo_available
 
 pytest.importorskip("diffusers")
 
+from diffusion import generate
 from secateur.cli import BAD_INPUT, INTERRUPTED, main
 from tests.diffusion.recipes import save_dit
 from tests.secateur.evaluation.runs import merge_compare_and_list
@@ -69,6 +70,46 @@ def test_from_recipe_to_pictures_to_a_comparison(
     merged = merge_compare_and_list(output, tmp_path / "smaller", tmp_path / "both")
     sizes = [one.measurements["params"].value or 0 for one in merged.candidates]
     assert sizes[1] < sizes[0] < (merged.reference.measurements["params"].value or 0) and merged.pairs
+
+
+def test_single_pictures_go_on_where_they_stopped_and_can_be_judged(
+    dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, single, real, grid = tmp_path / "asked.txt", tmp_path / "single", tmp_path / "real", tmp_path / "all.png"
+    asked.write_text("3\n5\n")
+    draw = ["diffusion", "generate", str(dit), "--prompt", "1", "--prompts", str(asked), "--count", "2"]
+    draw += ["--steps", "2", "--batch", "4"]
+    whole = generate.drawn
+
+    def strike(generator: Any, texts: Any, places: list[int]) -> Any:
+        if places[0] == 4:
+            raise KeyboardInterrupt
+        return whole(generator, texts, places)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(generate, "drawn", strike)
+        assert main([*draw, "--each", str(single)]) == INTERRUPTED
+    assert f"what is finished is in {single}: the same command goes on" in capsys.readouterr().err
+    names = [f"{place:06}.png" for place in range(6)]
+    assert sorted(path.name for path in single.glob("*.png")) == names[:4]
+    first = (single / names[0]).stat().st_mtime_ns
+    assert main([*draw, "--each", str(single), "-o", str(grid)]) == 0
+    assert sorted(path.name for path in single.glob("*.png")) == names
+    assert (single / names[0]).stat().st_mtime_ns == first
+    captions = single / "captions.json"
+    assert json.loads(captions.read_text()) == dict(zip(names, "113355", strict=True))
+    again = tmp_path / "again.png"
+    assert main([*draw, "-o", str(again)]) == 0
+    assert again.read_bytes() == grid.read_bytes()
+    assert main([*draw, "--each", str(single), "--seed", "1"]) == BAD_INPUT
+    assert "holds pictures already" in capsys.readouterr().err
+    assert main([*draw, "--each", str(real), "--seed", "1"]) == 0
+    with Image.open(single / names[0]) as one, Image.open(real / names[0]) as other:
+        assert one.mode == "L" and one.size == (8, 8) and one.tobytes() != other.tobytes()
+    judged = ["evaluate", str(real), str(single), "-o", str(tmp_path / "report"), "--captions", str(captions)]
+    assert main(judged) == 0
+    record = json.loads((tmp_path / "report/results.json").read_text())
+    assert record["candidates"][0]["measurements"]["fd-digits-cnn"]["value"] > 0
 
 
 @pytest.mark.parametrize("stage", ["gathered", "judge", "side_by_side"])
