@@ -91,22 +91,31 @@ def write_fields_and_meshes(folder: Path) -> None:
 
 
 def write_models(folder: Path) -> None:
-    """`dit` and `vit`, one whose weights are cut off, one with another's manifest, and a folder of images by class."""
+    """`dit` and `vit`, a folder of images by class, and models with wrong weights, manifests and settings."""
     from tests.diffusion.recipes import save_dit
     from tests.vit.recipes import save_model
 
     save_dit(folder / "dit")
     save_model(folder / "vit")
-    for name in ("cut-dit", "mixed-dit"):
+    for name in ("cut-dit", "mixed-dit", "shallow-dit", "odd-dit", "pickled-dit", "timeless-dit"):
         shutil.copytree(folder / "dit", folder / name)
     weights = next((folder / "cut-dit" / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     manifest = {"format": "secateur pruned vision transformer", "version": 1, "cuts": {}}
     (folder / "mixed-dit" / "transformer" / "prune_manifest.json").write_text(json.dumps(manifest))
+    _change(folder / "shallow-dit" / "transformer" / "config.json", num_layers=1)
+    _change(folder / "odd-dit" / "transformer" / "config.json", num_attention_heads="six", key_of_tomorrow=1)
+    _change(folder / "timeless-dit" / "scheduler" / "scheduler_config.json", num_train_timesteps="x")
+    weights = next((folder / "pickled-dit" / "transformer").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
     for name in ("cat", "dog"):
         (folder / "pictures" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(folder / "pictures" / name / "0.png")
     (folder / "pictures" / "dog" / "broken.png").write_text("no picture")
+
+
+def _change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 DIFFUSION = "model: {id: dit, device: cpu}\n"
@@ -132,6 +141,8 @@ RECIPES = {
     "promptless": f"{DIFFUSION}{CRITERION}budget: {{remove: 0.1}}\ncalibration: {{prompts_file: nowhere.txt}}\n",
     "odd": f"{DIFFUSION}{CRITERION}budget: {{remove: 0.1}}\ncalibration: {{size: 7}}\n",
     "modelless": f"{CRITERION}budget: {{remove: 0.1}}\n",
+    "named": f"model: dit\n{CRITERION}budget: {{remove: 0.1}}\n",
+    "nameless": f"{CRITERION}model:\nbudget: {{remove: 0.1}}\n",
     "elsewhere": f"model: {{id: nowhere}}\n{CRITERION}budget: {{remove: 0.1}}\n",
     "vit-key": f"{VIT}  - static: {{budget: {{remove: 0.3, cots: macs}}}}\n",
     "vit-step": f"{VIT}  - statik: {{budget: {{remove: 0.3}}}}\n",

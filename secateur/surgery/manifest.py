@@ -98,7 +98,7 @@ def load(folder: str | os.PathLike[str], build: Callable[[], nn.Module]) -> Netw
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such file")
     if hash_file(weights) != manifest.get("weights_sha256"):
-        raise ValueError(f"{weights}: these are not the weights that {MANIFEST} was written with (weights_sha256)")
+        raise ValueError(f"{weights}: damaged, or not the weights that {MANIFEST} is of (weights_sha256)")
     with torch.device("meta"):
         dense = build()
     module = cut_module(dense, cuts := cuts_from_json(manifest, dense, folder / MANIFEST))

@@ -114,7 +114,7 @@ class ModelFolder:
         if not weights.is_file():
             raise FileNotFoundError(f"{weights}: no such file")
         if hash_file(weights) != manifest.get("weights_sha256"):
-            raise ValueError(f"{weights}: these are not the weights that {MANIFEST} was written with (weights_sha256)")
+            raise ValueError(f"{weights}: damaged, or not the weights that {MANIFEST} is of (weights_sha256)")
 
 
 def rebuild(dense: nn.Module, folder: Path, manifest: Mapping[str, Any]) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import diffusion
 from diffusion.models import find, load_model
 from diffusion.saving import PLAIN_WEIGHTS, PrunedPipeline
 from secateur.surgery.cost import count_params
-from secateur.surgery.model_folder import MANIFEST
+from secateur.surgery.model_folder import MANIFEST, WEIGHTS
 from tests.diffusion.models import diffusers, random_model
 from tests.diffusion.recipes import save_dit
 from tests.diffusion.test_saving import cut, without
@@ -105,6 +106,25 @@ def test_a_pruned_folder_without_its_manifest_is_refused(tmp_path: Path) -> None
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(FileNotFoundError, match=f"no {MANIFEST}, without which"):
         diffusion.load(tmp_path)
+
+
+def test_damaged_weights_of_a_pruned_network_are_called_so(tmp_path: Path) -> None:
+    diffusion.save(cut("dit", ("heads",)), tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{WEIGHTS}: damaged"):
+        diffusion.load(tmp_path)
+
+
+def test_weights_of_a_repository_are_checked_where_they_were_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_dit(tmp_path / "dit")
+    found = find(str(folder))
+    monkeypatch.setattr("diffusion.models.find", lambda *where: replace(found, id="some/dit", folder=None))
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda id, **options: folder)
+    tensors(lambda held: held.pop(NAME))(folder / "transformer")
+    with pytest.raises(ValueError, match=rf"some/dit: cannot be loaded: .*missing \(first: {NAME}\)"):
+        load_model("some/dit")
 
 
 def test_pickles_of_other_parts_are_not_read_either(tmp_path: Path) -> None:
