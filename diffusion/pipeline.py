@@ -79,9 +79,9 @@ class _ImagePipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """The pipeline in a folder of diffusers; arguments are those of `DiffusionPipeline.from_pretrained`.
 
-        It samples what the saved one did, bit for bit.
+        It samples what the saved one did, bit for bit. Only safetensors are read.
         """
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"use_safetensors": True})
         for tensor in chain(pipeline.network.parameters(), pipeline.network.buffers()):
             tensor.data = tensor.data.clone()  # mapped from a file it may lie where kernels round otherwise
         return pipeline

@@ -52,7 +52,8 @@ class SentenceEncoder:
 
         self.length = length
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self._model = model.eval().requires_grad_(False)
         self._known: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property

@@ -22,7 +22,7 @@ PLAIN_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def load_pretrained(folder: Path, variant: str | None = None, **options: Any) -> nn.Module:
-    """A network with all its weights, in evaluation mode; of diffusers' options, any.
+    """A network with all its weights, in evaluation mode; `options` are those of its `from_pretrained`.
 
     Raises:
         FileNotFoundError, ValueError: as for `check_weights`.

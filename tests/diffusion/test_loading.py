@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import diffusion
 from diffusion.models import find, load_model
+from diffusion.pipeline import ClassToImage
 from diffusion.saving import PLAIN_WEIGHTS, PrunedPipeline
 from secateur.surgery.cost import count_params
 from secateur.surgery.model_folder import MANIFEST, WEIGHTS
@@ -139,6 +140,13 @@ def test_pickles_of_other_parts_are_not_read_either(tmp_path: Path) -> None:
     (tmp_path / "vae" / PLAIN_WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(ValueError, match=f"vae.{PLAIN_WEIGHTS}: damaged"):
         diffusion.load(tmp_path)
+
+
+def test_own_pipelines_read_no_pickles(tmp_path: Path) -> None:
+    folder = save_dit(tmp_path / "dit")
+    pickled(folder / "transformer")
+    with pytest.raises(OSError, match=PLAIN_WEIGHTS):
+        ClassToImage.from_pretrained(folder)
 
 
 def test_old_names_that_diffusers_changes_fit(tmp_path: Path) -> None:
