@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +17,14 @@ from diffusion.data import OwnSamples
 from diffusion.greedy_shift import GreedyLatentShift
 from diffusion.masks import EcoDiff
 from diffusion.recipe import DiffusionRecipe, ExpertTraining, Model
+from diffusion.recomputing import blocks_run_by
 from diffusion.scores import LatentSet
 from secateur.importance.objective import mask_of_ones
 from secateur.metrics.memory import measure_peak_memory
 from secateur.quantities import format_bytes
 from secateur.recipe import RecipeFile
 from secateur.surgery.cost import run_example
+from secateur.surgery.network import Network
 from secateur.surgery.plan import Plan
 
 _EFFICIENCY = 0.5
@@ -55,18 +59,23 @@ class Estimate:
 def estimate(target: Target, recipe: DiffusionRecipe, plan: Plan) -> Estimate:
     """Count what is held and what is computed; one forward on the meta device, and a short matrix product."""
     forwards = count_forwards(target, recipe)
+    macs = plan.dense.macs or 0
+    rate = matrix_product_rate(_device_or_cpu(recipe.model)) * _EFFICIENCY
+    seconds = sum(forwards.values()) * macs / rate
+    return Estimate(weights(recipe, plan), activations(target, recipe), forwards, seconds)
+
+
+def weights(recipe: DiffusionRecipe, plan: Plan) -> int:
+    """Bytes of the networks that are held at a time, and of what training them needs."""
     size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
-    trained = 4 if recipe.recovery.steps and recipe.recovery.adapters is None else 1
-    ema = 1 if recipe.recovery.ema is not None and recipe.recovery.steps else 0
-    weights = round(size * (plan.dense.bytes + plan.pruned.bytes * (trained + ema)))
     if recipe.experts is not None:
         # The gated network trains beside its teacher and the dense one; then all experts are held, of which one trains.
         routed = 6 * plan.dense.bytes
         held = 2 * plan.dense.bytes + plan.pruned.bytes * (2 * recipe.experts.pruning.codes + 3)
-        weights = round(size * max(routed, held))
-    macs = plan.dense.macs or 0
-    rate = matrix_product_rate(_device_or_cpu(recipe.model)) * _EFFICIENCY
-    return Estimate(weights, activations(target, recipe), forwards, sum(forwards.values()) * macs / rate)
+        return round(size * max(routed, held))
+    trained = 4 if recipe.recovery.steps and recipe.recovery.adapters is None else 1
+    ema = 1 if recipe.recovery.ema is not None and recipe.recovery.steps else 0
+    return round(size * (plan.dense.bytes + plan.pruned.bytes * (trained + ema)))
 
 
 def count_forwards(target: Target, recipe: DiffusionRecipe) -> dict[str, int]:
@@ -125,36 +134,65 @@ def activations(target: Target, recipe: DiffusionRecipe) -> int:
     batches = [recipe.evaluation.batch_size, recipe.calibration.batch_size]
     with torch.no_grad():
         plain = measure_peak_memory(lambda: run_example(network.module, inputs), torch.device("meta")).bytes
-    differentiated = 0
+    differentiated, graph = training.micro_batch if training.steps else 0, 0
     if isinstance(criterion, EcoDiff):
-        differentiated = criterion.micro_batch or criterion.batch_size
+        graph = saved_bytes(network, criterion.recompute_blocks) * (criterion.micro_batch or criterion.batch_size)
     elif needs_data(criterion):
-        differentiated = recipe.calibration.batch_size
-    differentiated = max(differentiated, training.micro_batch if training.steps else 0)
+        differentiated = max(differentiated, recipe.calibration.batch_size)
     if recipe.experts is not None:
-        differentiated = max(recipe.experts.pruning.batch_size, recipe.experts.tuning.batch_size)
-    graph = saved_bytes(network.module, target) * differentiated if differentiated else 0
+        pruning, tuning = recipe.experts.pruning, recipe.experts.tuning
+        differentiated = max(pruning.micro_batch or pruning.batch_size, tuning.micro_batch)
+    if differentiated:
+        graph = max(graph, saved_bytes(network) * differentiated)
     return round(size * max(plain * max(batches), graph))
 
 
-def saved_bytes(module: nn.Module, target: Target) -> int:
-    """Bytes that a forward of one sample keeps for a backward to the gates."""
-    held: dict[int, int] = {}
-    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+def saved_bytes(network: Network, recompute_blocks: bool = False) -> int:
+    """Bytes that a forward of one sample keeps for a backward to the gates.
 
-    def note(tensor: Tensor) -> Tensor:
+    Args:
+        network: on the meta device, with example inputs of one sample.
+        recompute_blocks: whether blocks are run again, one by one (`diffusion.recomputing`): their inputs are kept, and
+            what the largest of them keeps.
+    """
+    held, largest = _Held(network.module), 0
+
+    def run(block: nn.Module, *args: Any) -> Any:
+        nonlocal largest
+        own = _Held(network.module)
+        for each in args:
+            if isinstance(each, Tensor):
+                held.note(each)
+        with own.saving():
+            output = block(*args)
+        largest = max(largest, own.bytes)
+        return output
+
+    blocks = blocks_run_by(network.module, run) if recompute_blocks else nullcontext()
+    with torch.enable_grad(), held.saving(), network.masked(mask_of_ones(network)), blocks:
+        run_example(network.module, network.example_inputs)
+    return held.bytes + largest
+
+
+class _Held:
+    """Tensors that are kept for a backward, each storage once; the network's own are not counted."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        self._storages: dict[int, Any] = {}  # themselves: else another could get the same place
+
+    def note(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            held[storage._cdata] = storage.nbytes()
-            alive.append(tensor)  # else another tensor could get the same place
+        if storage._cdata not in self._own:
+            self._storages[storage._cdata] = storage
         return tensor
 
-    alive: list[Tensor] = []
-    masked = target.network.masked(mask_of_ones(target.network))
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, masked:
-        run_example(module, target.network.example_inputs)
-    return sum(held.values())
+    def saving(self) -> AbstractContextManager[None]:
+        return torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._storages.values())
 
 
 def matrix_product_rate(device: torch.device, size: int = 768, repeats: int = 5) -> float:
@@ -179,8 +217,7 @@ def check_machine(target: Target, file: RecipeFile[DiffusionRecipe]) -> None:
     recipe = file.recipe
     with file.blaming("model", "device"):
         free = free_bytes(device_of(recipe.model))
-    size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
-    needed = round(size * 2 * target.size.bytes)
+    needed = weights(recipe, target.plan())
     if free is None or needed <= free * 0.05:
         return
     needed += activations(target, recipe)

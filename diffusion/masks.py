@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from diffusion.recomputing import recomputed_blocks
 from diffusion.trajectory import Trajectories
 from secateur.allocation import UNITS
 from secateur.budgeted_mask import BudgetedConcrete
@@ -137,6 +138,8 @@ class EcoDiff:
         batch_size: trajectories of a step.
         micro_batch: trajectories that are replayed together, under the same draw of the gates: memory is that of one
             model call on so many. None: the whole batch.
+        recompute_blocks: whether each step's blocks are run again one by one, too: memory is that of one block and the
+            inputs of all, for a forward more.
         seed: of the order of the trajectories, and of the gates.
 
     Raises:
@@ -152,6 +155,7 @@ class EcoDiff:
     steps: int = 400
     batch_size: int = 4
     micro_batch: int | None = None
+    recompute_blocks: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -260,13 +264,18 @@ class _GateFit(lightning.LightningModule):
         masks, denoise = self.mask(), self.calibration.predict(self.network.module, indices)
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            with self.network.masked(masks):
+            with self.network.masked(masks), self._recomputing(masks):
                 return denoise(latents, timestep)
 
         noise, seeds = self.calibration.noise(indices, self.device), self.calibration.seeds(indices)
         latents = self.calibration.sampler.replayed(predict, noise, seeds, list(masks.values()))
         target = torch.stack([self.targets[index] for index in indices.tolist()])
         return (latents - target.to(latents)).square().mean()
+
+    def _recomputing(self, masks: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        if not self.options.recompute_blocks:
+            return nullcontext()
+        return recomputed_blocks(self.network.module, lambda: self.network.masked(masks))
 
     def configure_optimizers(self) -> Optimizer:
         rate, parameters = self.options.rate, []

@@ -69,6 +69,7 @@ class FineTuning:
     Args:
         steps: a pass of each expert; 30,000 in APTP (arXiv 2406.12042).
         batch_size: 128 in APTP.
+        accumulate: parts that a step's samples go through the network in, one after another: memory is that of one.
         rate: of AdamW.
         output: weight of the difference of outputs from the teacher's.
         blocks: weight of that of the blocks' outputs; 0 for networks without blocks.
@@ -76,11 +77,12 @@ class FineTuning:
         seed: of batches and noise.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a step's samples do not divide into equal parts.
     """
 
     steps: int = 30_000
     batch_size: int = 128
+    accumulate: int = 1
     rate: float = 1e-5
     output: float = 0.2
     blocks: float = 0.2
@@ -93,10 +95,17 @@ class FineTuning:
                 "steps and seed of at least 0, batch_size of at least 1 and a rate above 0 are needed, got "
                 f"{self.steps}, {self.seed}, {self.batch_size} and {self.rate}"
             )
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise ValueError(f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts")
         if not min(self.output, self.blocks) >= 0:
             raise ValueError(f"weights must not be negative, got {self.output} and {self.blocks}")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema, a decay, must be at least 0 and below 1, got {self.ema}")
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that go through the network at a time."""
+        return self.batch_size // self.accumulate
 
     def fit(
         self,
@@ -126,7 +135,7 @@ class FineTuning:
         count = len(experts.networks)
         for code, expert in enumerate(experts.networks):
             own = data.with_prompts((codes == code).nonzero()[:, 0])
-            batches = own.batches(min(self.batch_size, len(own)), self.seed)
+            batches = own.batches(min(self.micro_batch, len(own)), self.seed)
             first = to_device(batches.batch_at(0), next(expert.module.parameters()).device)
             example = {name: value for name, value in first.items() if name != EMBEDDINGS}
             terms: list[Term] = [OutputError(self.output)]
@@ -137,6 +146,7 @@ class FineTuning:
                     _Expert(expert.module, teacher.module, terms, example, task, rate=self.rate),
                     batches,
                     steps=self.steps,
+                    accumulate=self.accumulate,
                     seed=self.seed,
                     ema=self.ema,
                     checkpoint=None if checkpoints is None else checkpoints / f"expert-{code}.ckpt",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffusion.aptp.captions import EMBEDDINGS, Captioned
 from diffusion.aptp.layout import layout_of
@@ -47,6 +48,8 @@ class RouterTraining(DiffusionDistillation):
         warmup: steps without codes.
         rate: learning rate of the router.
         network_rate: of the network; 0: its weights stand still.
+        micro_batch: samples that go through the network at a time; the backward runs them again, so that memory is that
+            of so many. None: all that share a code, once.
 
     Raises:
         ValueError: `share` is not in (0, 1], the router gates another network, or there are no embeddings.
@@ -65,6 +68,7 @@ class RouterTraining(DiffusionDistillation):
         warmup: int = 500,
         rate: float = 2e-4,
         network_rate: float = 5e-5,
+        micro_batch: int | None = None,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
@@ -77,6 +81,7 @@ class RouterTraining(DiffusionDistillation):
         super().__init__(network.module, copy.deepcopy(network.module), terms, rest, task, rate=rate)
         self.router, self.weights, self.share = router, weights, share
         self.temperature, self.warmup, self.network_rate = temperature, warmup, network_rate
+        self.micro_batch = micro_batch
         self._network = (network,)
 
     def training_step(self, batch: Batch, step: int) -> Float[Tensor, ""]:
@@ -96,16 +101,26 @@ class RouterTraining(DiffusionDistillation):
         embeddings, rest = _parted(batch)
         vectors, of_sample = self._architectures(embeddings, warming)
         gates = self.router.hard(self.router.gates(vectors, self.router.noise(len(vectors))))
-        network, parts, ratios = self._network[0], dict[str, Tensor](), []
+        parts, ratios = dict[str, Tensor](), []
         for index, each in enumerate(gates):
             members = (of_sample == index).nonzero()[:, 0]
             masks = self.router.layout.masks(each)
-            with network.masked(masks):
-                found = self.losses(_rows(rest, members, len(of_sample)))
-            for name, loss in found.items():
-                parts[name] = parts.get(name, loss.new_zeros(())) + loss * (len(members) / len(of_sample))
+            for some in members.split(self.micro_batch or len(members)):
+                found = self._losses_under(masks, _rows(rest, some, len(of_sample)))
+                for name, loss in found.items():
+                    parts[name] = parts.get(name, loss.new_zeros(())) + loss * (len(some) / len(of_sample))
             ratios.append(self._ratio(masks))
         return parts | self._of_router(embeddings, torch.stack(ratios)[of_sample.cpu()])
+
+    def _losses_under(self, masks: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses of samples that share an architecture."""
+
+        def run() -> dict[str, Tensor]:
+            with self._network[0].masked(masks):
+                return self.losses(batch)
+
+        # Its state of torch's global generators is kept: the noise is the same when it runs again.
+        return run() if self.micro_batch is None else checkpoint(run, use_reentrant=False)
 
     def _architectures(self, embeddings: Tensor, warming: bool) -> tuple[Tensor, Int64[Tensor, " N"]]:
         """The vectors of a batch, each once, and which of them each sample has."""
@@ -156,6 +171,7 @@ class Aptp:
         steps: of the whole training.
         warmup: of these, before there are codes.
         batch_size: samples in a batch.
+        micro_batch: samples that go through the network at a time, as for `RouterTraining`; None: all of a code.
         rate: learning rate of the router.
         network_rate: of the network; 0: its weights stand still.
         weights: of the loss's parts.
@@ -173,6 +189,7 @@ class Aptp:
     steps: int = 5500
     warmup: int = 500
     batch_size: int = 64
+    micro_batch: int | None = None
     rate: float = 2e-4
     network_rate: float = 5e-5
     weights: LossWeights = field(default_factory=LossWeights)
@@ -182,9 +199,9 @@ class Aptp:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
-        counts = (self.codes, self.gates, self.batch_size)
+        counts = (self.codes, self.gates, self.batch_size, 1 if self.micro_batch is None else self.micro_batch)
         if min(counts) < 1:
-            raise ValueError(f"codes, gates and batch_size must be at least 1, got {counts}")
+            raise ValueError(f"codes, gates, batch_size and micro_batch must be at least 1, got {counts}")
         if min(self.steps, self.warmup, self.seed) < 0 or not self.rate > 0 or not self.network_rate >= 0:
             raise ValueError(
                 "steps, warmup, seed and network_rate of at least 0 and a rate above 0 are needed, got "
@@ -225,6 +242,7 @@ class Aptp:
             warmup=self.warmup,
             rate=self.rate,
             network_rate=self.network_rate,
+            micro_batch=self.micro_batch,
         )
         identity = {"aptp": repr(self), "samples": len(data), "prompts": len(data.texts)}
         with nullcontext() if self.network_rate else _frozen(network.module):

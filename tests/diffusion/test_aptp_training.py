@@ -18,7 +18,10 @@ from diffusion.aptp.losses import LossWeights
 from diffusion.aptp.report import describe, write_record
 from diffusion.aptp.router import Router
 from diffusion.aptp.train import Aptp, RouterTraining
+from diffusion.noising import Noising
+from diffusion.train import DenoisingTask
 from secateur.surgery import Network
+from secateur.training.seeding import seeded
 from tests.contracts import assert_deterministic, assert_same
 from tests.diffusion.routing import EASY, HIDDEN, captioned, reaching, task
 
@@ -165,6 +168,41 @@ def test_codes_learn_from_denoising_and_the_predictor_in_the_first_steps() -> No
     module.routed_losses(batch)["contrastive"].backward()
     moved = {name.split(".")[0] for name, p in module.router.named_parameters() if p.grad is not None}
     assert moved == {"heads"}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_micro_batches_run_one_after_the_other(micro_batch: int) -> None:
+    """With the whole batch's gradients, but where gates are drawn behind them; here latents have hardly any noise."""
+    without_noise = Noising(torch.ones(2).double(), torch.full((2,), 1e-9).double(), torch.arange(2), "sample")
+    found, seen = [], []
+    for size in (None, micro_batch):
+        module, batch = training(micro_batch=size), captioned().batches(8).batch_at(0)
+        module.denoising = DenoisingTask(without_noise)
+        module.student.network.register_forward_pre_hook(
+            lambda _, args, kwargs, into=seen if size else []: into.append(len(kwargs["sample"])), with_kwargs=True
+        )
+        with seeded(0, torch.device("cpu")):
+            module.training_step(batch, step=10_000).backward()
+        found.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+    assert max(seen) <= micro_batch and sum(seen) == 2 * 8, "once forward, and once more in the backward"
+    assert found[0].keys() == found[1].keys() and any("codes" in name for name in found[0])
+    assert any("down.weight" in name for name in found[0])
+    for name, gradient in found[0].items():
+        if micro_batch == 8 or "heads" not in name:
+            torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_experts_train_in_parts_of_a_batch(planted: Planted) -> None:
+    network, data, router, _ = planted
+    experts, seen = harden(router, network, data.embeddings), []
+    for expert in experts.networks:
+        expert.module.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(len(kwargs["sample"])), with_kwargs=True
+        )
+    FineTuning(steps=2, batch_size=16, accumulate=4, blocks=0).fit(experts, network, data, task())
+    assert max(seen) == 4 and seen.count(4) >= 2 * 4 * len(experts.networks)
+    with pytest.raises(ValueError, match="does not divide into 3 equal parts"):
+        FineTuning(batch_size=16, accumulate=3)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion.estimate import saved_bytes
+from diffusion.inputs import example_inputs
 from diffusion.masks import EcoDiff, ExpectedBudget, ExpectedCost, LogAlphaNorm, Pressure
-from diffusion.units import prunable
+from diffusion.units import Kind, prunable
 from secateur.allocation import Budget, allocate
 from secateur.importance import Random
 from secateur.masks import HardConcrete
@@ -30,7 +32,7 @@ from tests.contracts import (
     assert_same,
     assert_scores_fit,
 )
-from tests.diffusion.models import inputs, random_model
+from tests.diffusion.models import FAMILIES, inputs, random_model
 from tests.diffusion.trajectories import trajectories
 
 SHORT: dict[str, Any] = {"steps": 4, "batch_size": 2}
@@ -162,6 +164,28 @@ def test_micro_batches_change_nothing_but_the_draws() -> None:
         _, record = criterion.fit(network, calibration)
         losses.append([loss for _, loss in record.losses])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["unet", "dit", "flux"])
+def test_blocks_that_are_run_again_change_nothing(family: str) -> None:
+    kinds: tuple[Kind, ...] = ("heads", "neurons", "attentions") if family == "dit" else ("heads", "neurons")
+    network = prunable(random_model(family), kinds, inputs(family))
+    calibration = trajectories(family, count=2, steps=2, name="flow_euler")
+    held, again = (
+        EcoDiff(steps=2, batch_size=2, recompute_blocks=again).score(network, calibration) for again in (False, True)
+    )
+    for name, logits in held.items():
+        assert not bool((logits == logits[0]).all()) or len(logits) == 1
+        torch.testing.assert_close(again[name], logits, rtol=1e-4, atol=1e-5)
+    assert not network.module.is_gradient_checkpointing  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_blocks_that_are_run_again_hold_less(family: str) -> None:
+    with torch.device("meta"):
+        model = FAMILIES[family]()
+    network = prunable(model, ("heads", "neurons"), example_inputs(model, size=16))
+    assert saved_bytes(network, recompute_blocks=True) < 0.6 * saved_bytes(network)
 
 
 @pytest.mark.parametrize(
