@@ -17,6 +17,7 @@ from diffusion.generate import drawn_all, write_each
 from diffusion.inputs import example_inputs
 from diffusion.judging import judge, protocol_of
 from diffusion.models import Source, find, load_model
+from diffusion.onnx_file import write_onnx
 from diffusion.outcome import DryRun, Pruning
 from diffusion.patch_parallel.measuring import PatchMeasurement, measure_patches
 from diffusion.patch_parallel.parallel import Staleness
@@ -34,6 +35,7 @@ from secateur.evaluation.naming import distinct_names
 from secateur.evaluation.run import Start
 from secateur.files import check_folder, replacing_file
 from secateur.image_folders.decoding import read_image
+from secateur.quantities import format_bytes
 from secateur.recipe import read_recipe, recipe_of
 from secateur.shipped_recipes import ShippedRecipe, find_recipe, recipe_table, shipped_recipes
 from secateur.stages import kept_when_stopped
@@ -178,6 +180,32 @@ def show_pictures(found: Generated) -> None:
     for place in (found.file, found.folder):
         if place is not None:
             console.print(f"{place}: {len(found.prompts)} pictures", highlight=False, markup=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An ONNX file: its path and bytes, and the shape of each input by name."""
+
+    file: Path
+    bytes: int
+    inputs: dict[str, tuple[int, ...]]
+
+
+def export_model(model: str, output: Path, component: str | None, batch: int, size: int | None) -> Exported:
+    """`secateur diffusion export`."""
+    loaded = load_model(model, component)
+    tokens = find(model, component).architecture.text_tokens or 77
+    inputs = example_inputs(loaded.network, size=size, batch=batch, text_tokens=tokens)
+    names = write_onnx(loaded.network, output, inputs)
+    return Exported(output, output.stat().st_size, {name: tuple(inputs[name].shape) for name in names})
+
+
+def show_exported(found: Exported) -> None:
+    """Say what the file takes."""
+    table = result_table(f"{found.file}: {format_bytes(found.bytes)}", "input", "shape")
+    for name, shape in found.inputs.items():
+        table.add_row(name, " x ".join(map(str, shape)))
+    console.print(table)
 
 
 def measure_sharing(

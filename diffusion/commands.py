@@ -86,6 +86,19 @@ def _configure_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
+def _configure_export(parser: ArgumentParser) -> None:
+    count = argument_type(_parse_count)
+    parser.add_argument("model", metavar="MODEL", help="a folder, pruned or not, or a demo model")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX", help="file to write")
+    parser.add_argument(
+        "--component", choices=("unet", "transformer"), help="which part (default: the one that denoises)"
+    )
+    parser.add_argument("--batch", type=count, default=1, metavar="N", help="samples of a call (default: 1)")
+    parser.add_argument(
+        "--size", type=count, metavar="N", help="rows and columns of the latents (default: the model's own)"
+    )
+
+
 def _configure_patches(parser: ArgumentParser) -> None:
     count = argument_type(_parse_count)
     parser.add_argument("model", metavar="MODEL", help="a folder, a demo model, or a repository of the hub")
@@ -156,6 +169,12 @@ DIFFUSION = CommandGroup(
             _configure_generate,
             later(_CLI, "generate_pictures"),
             later(_CLI, "show_pictures"),
+        ),
+        "export": Command(
+            "write the network as an ONNX file, with its weights, for other runtimes",
+            _configure_export,
+            later(_CLI, "export_model"),
+            later(_CLI, "show_exported"),
         ),
         "patches": Command(
             "share a model's rows among processes, and say how far that is from one process, and what travels",

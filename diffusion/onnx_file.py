@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.files import replacing_file
+from secateur.logs import only_errors
 
 LARGEST_BYTES = 2**31 - 1
 """Of a protobuf message, which an ONNX file with its weights inside is."""
@@ -37,8 +38,9 @@ def write_onnx(network: nn.Module, path: str | os.PathLike[str], inputs: Mapping
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     fixed = {name: value for name, value in inputs.items() if name not in tensors} | {"return_dict": False}
     module = _Positional(network.eval(), tuple(tensors), fixed)
-    with warnings.catch_warnings(), replacing_file(Path(path)) as temporary:
-        warnings.simplefilter("ignore")  # of the exporter, about torch itself
+    # The exporter warns of torch's own code, and that there is no torchvision.
+    with warnings.catch_warnings(), only_errors("torch.onnx"), replacing_file(Path(path)) as temporary:
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
             tuple(tensors.values()),

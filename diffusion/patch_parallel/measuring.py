@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +19,7 @@ from diffusion.patch_parallel.parallel import Staleness, patch_parallel
 from diffusion.recipe import Calibration
 from diffusion.trajectory import Trajectories
 from secateur.files import replacing_file
+from secateur.logs import only_errors
 from secateur.recipe import recipe_of
 
 _ROWS, _ERROR = "rows.json", "error.txt"
@@ -90,7 +89,8 @@ def measure_patches(
     if ranks < 2:
         raise ValueError(f"rows are shared among at least 2 processes, got ranks={ranks}")
     find(model)
-    with TemporaryDirectory() as folder, _unannounced():
+    # Otherwise torch says which processes it ends after one of them has failed.
+    with TemporaryDirectory() as folder, only_errors("torch.multiprocessing.spawn"):
         try:
             mp.spawn(_run, args=(Path(folder), model, tuple(ways), calibration, ranks, samples), nprocs=ranks)
         except mp.ProcessRaisedException:
@@ -100,18 +100,6 @@ def measure_patches(
             raise ValueError(said.read_text(encoding="utf-8")) from None
         rows = json.loads(Path(folder, _ROWS).read_text(encoding="utf-8"))
     return PatchMeasurement(model, ranks, calibration.steps, samples, tuple(PatchRow(**row) for row in rows))
-
-
-@contextmanager
-def _unannounced() -> Iterator[None]:
-    """While the context is open, torch does not say which processes it ends after one of them has failed."""
-    logger = logging.getLogger("torch.multiprocessing.spawn")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def compare_ways(network: nn.Module, trajectories: Trajectories, ways: Sequence[Staleness]) -> list[PatchRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from secateur.console import Report, silent
 from secateur.interrupts import naming_what_was_written
+from secateur.logs import only_errors
 from secateur.training.batches import Batches
 from secateur.training.checkpoints import RUN, BetweenSteps, PlainFiles, Stopped, canonical, read, write
 from secateur.training.ema import Ema
@@ -251,14 +251,6 @@ def _clear_stop(between: BetweenSteps, steps: int) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning has advice for those who write their own loops; here it says nothing but errors."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), only_errors("lightning.pytorch", "lightning.fabric"):
         warnings.filterwarnings("ignore", module=r"lightning\.")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

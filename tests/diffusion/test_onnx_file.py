@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from diffusion.inputs import example_inputs
 from diffusion.onnx_file import write_onnx
 from diffusion.units import prunable
+from secateur.cli import main
 from tests.diffusion.models import random_model
+from tests.diffusion.recipes import save_dit
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -32,6 +35,15 @@ def test_a_cut_network_predicts_the_same_in_another_runtime(family: str, tmp_pat
         expected = module(**given, return_dict=False)[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cut.onnx"]
+
+
+def test_the_command_says_what_the_file_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output = save_dit(tmp_path / "dit"), tmp_path / "dit.onnx"
+    assert main(["diffusion", "export", str(model), "-o", str(output), "--batch", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == output.stat().st_size and found["inputs"]["class_labels"] == [2]
+    assert main(["diffusion", "export", str(model), "-o", str(output)]) == 0
+    assert "hidden_states" in capsys.readouterr().out
 
 
 def test_weights_that_no_file_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
