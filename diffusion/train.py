@@ -4,6 +4,10 @@ Batches are mappings: "latents", and the network's conditions by the names of it
 requires gradients, so adapters compose: `secateur.recovery.lora.Perp(...).prepare(network)`, or peft's through
 `network.add_adapter(...)`. Averaged weights come from `fit(..., ema=0.999)`, or from the callback
 `secateur.training.Ema` under another trainer.
+
+`fit` trains on one device. For several give the module to a trainer of Lightning, with its strategy:
+`Trainer(strategy="ddp", devices=4).fit(module, loader)`. Noise comes from torch's global generator, so seed ranks apart,
+or all of them draw the same.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def fit(
     workers: int = 0,
     report: Report = silent,
 ) -> FitRecord:
-    """Train `module` in place for `steps` calls of its `training_step`, on the device where it is.
+    """Train `module` in place for `steps` calls of its `training_step`, on the device where it is, and on that alone:
+    for several devices give the module to a trainer of Lightning.
 
     A step is a batch, however many optimisers the module steps by hand in it. `training_step(batch, step)` returns the
     loss, under manual optimisation, too; learning-rate schedulers that Lightning drives advance by steps. In each batch

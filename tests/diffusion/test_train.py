@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed import is_gloo_available
 from torch.utils.data import DataLoader
 
 from diffusion.conditions import ClassLabels, LatentBatches
@@ -20,6 +23,7 @@ from secateur.recovery.distill import OutputError
 from secateur.recovery.lora import Lora, Perp
 from secateur.training import Ema, cosine, fit
 from tests.contracts import assert_deterministic, assert_same
+from tests.diffusion.ddp_workers import distillation, train
 from tests.diffusion.models import FAMILIES, diffusers, inputs, random_model, run
 
 
@@ -168,6 +172,18 @@ def test_a_cut_network_comes_closer_to_the_dense_one() -> None:
     record = fit(module, BATCHES, steps=20, validate_every=20)
     assert record.validations[-1][1] > record.validations[0][1]
     assert not list(module.maps.parameters())  # the residual stream has the width that it had
+
+
+@pytest.mark.skipif(not is_gloo_available(), reason="torch has no gloo")
+def test_ranks_of_a_strategy_learn_what_one_process_learns(tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in distillation().state_dict().items()}
+    train(tmp_path, 1, "auto")
+    train(tmp_path, 2, "ddp_spawn")
+    alone, *ranks = (load_file(tmp_path / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2"))
+    for name, value in alone.items():
+        assert_same(ranks[0][name], ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], value, rtol=0, atol=1e-5)
+    assert max(float((value - before[name]).abs().max()) for name, value in alone.items()) > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
