@@ -6,8 +6,8 @@ requires gradients, so adapters compose: `secateur.recovery.lora.Perp(...).prepa
 `secateur.training.Ema` under another trainer.
 
 `fit` trains on one device. For several give the module to a trainer of Lightning, with its strategy:
-`Trainer(strategy="ddp", devices=4).fit(module, loader)`. Noise comes from torch's global generator, so seed ranks apart,
-or all of them draw the same.
+`Trainer(strategy="ddp", devices=4).fit(module, loader)`. Noise is drawn from the global generator, so seed ranks apart:
+else all of them draw the same.
 """
 
 from __future__ import annotations
