@@ -127,7 +127,10 @@ def _of_experts(experts: ExpertTraining) -> dict[str, int]:
 
 
 def activations(target: Target, recipe: DiffusionRecipe) -> int:
-    """Bytes that the largest call holds: with its graph where something is differentiated."""
+    """Bytes that the largest call holds: with its graph where something is differentiated.
+
+    A backward works on top of the graph in about the memory of a forward without one.
+    """
     size = torch.finfo(getattr(torch, recipe.model.dtype)).bits / 32
     network, inputs = target.network, target.network.example_inputs
     criterion, training = recipe.criterion, recipe.recovery
@@ -136,14 +139,15 @@ def activations(target: Target, recipe: DiffusionRecipe) -> int:
         plain = measure_peak_memory(lambda: run_example(network.module, inputs), torch.device("meta")).bytes
     differentiated, graph = training.micro_batch if training.steps else 0, 0
     if isinstance(criterion, EcoDiff):
-        graph = saved_bytes(network, criterion.recompute_blocks) * (criterion.micro_batch or criterion.batch_size)
+        samples = criterion.micro_batch or criterion.batch_size
+        graph = (saved_bytes(network, criterion.recompute_blocks) + plain) * samples
     elif needs_data(criterion):
         differentiated = max(differentiated, recipe.calibration.batch_size)
     if recipe.experts is not None:
         pruning, tuning = recipe.experts.pruning, recipe.experts.tuning
         differentiated = max(pruning.micro_batch or pruning.batch_size, tuning.micro_batch)
     if differentiated:
-        graph = max(graph, saved_bytes(network) * differentiated)
+        graph = max(graph, (saved_bytes(network) + plain) * differentiated)
     return round(size * max(plain * max(batches), graph))
 
 

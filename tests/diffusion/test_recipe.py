@@ -177,7 +177,7 @@ def test_shipped_recipes_plan(path: Path) -> None:
     found = dry_run(file)
     if file.recipe.model.id in PUBLISHED:
         # Text encoders, autoencoder and what CUDA takes for itself are no part of the estimate.
-        assert found.estimate.memory_bytes <= 0.85e9 * gigabytes(file)
+        assert found.estimate.memory_bytes <= 0.92e9 * gigabytes(file)
     budget = file.recipe.budget
     assert found.plan.pruned.params < found.plan.dense.params
     if budget is not None and budget.remove is not None and budget.of == "model" and budget.cost != "ms":
