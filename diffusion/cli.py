@@ -75,13 +75,13 @@ class Generated:
         file: the grid of them, row by row; None: it was not asked for.
         folder: of single pictures, named by their places; None: they were not asked for.
         prompts: of each.
-        seeds: of each.
+        seed: of the noise, each picture's own by its place.
     """
 
     file: Path | None
     folder: Path | None
     prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seed: int
 
 
 def prune_recipe(recipe: Path, output: Path | None, dry_run: bool) -> Pruning | ExpertsRecord | DryRun:
@@ -172,7 +172,7 @@ def generate_pictures(
             pictures = torch.stack(held) if held else drawn_all(generator, asked, report)
             with replacing_file(output) as temporary:
                 Image.fromarray(grid(pictures)).save(temporary, "PNG")
-    return Generated(output, each, asked, tuple(range(len(asked))))
+    return Generated(output, each, asked, seed)
 
 
 def show_pictures(found: Generated) -> None:

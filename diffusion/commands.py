@@ -82,7 +82,7 @@ def _configure_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--batch", type=count, default=8, metavar="N", help="drawn at once (default: 8)")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help="of the sampler (default: 20)")
     parser.add_argument("--guidance", type=float, default=1.0, metavar="SCALE", help="classifier-free (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
