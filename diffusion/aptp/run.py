@@ -21,7 +21,7 @@ from diffusion.aptp.report import RouterRecord, describe
 from diffusion.aptp.serving import sentence_embeddings
 from diffusion.aptp.train import Aptp
 from diffusion.calibrate import Generator, noising_of
-from diffusion.choose import Target, find_target
+from diffusion.choose import Target, find_target, floored
 from diffusion.estimate import check_machine
 from diffusion.evaluate import Evaluation, evaluate
 from diffusion.inputs import example_inputs
@@ -151,6 +151,7 @@ class _Run:
         assert file.recipe.experts is not None
         self.file, self.recipe, self.output, self.report = file, file.recipe, output, report
         self.experts, self.encode = file.recipe.experts, encode
+        self.floors = {group.name: group.min_keep for group in target.groups}
         self.source, self.places = target.source, {ROUTED: output, ONE: output / "one"}
         self.start, self.steps = Start.now(), Steps()
         with self.steps("load"):
@@ -195,7 +196,8 @@ class _Run:
 
     def units(self, network: nn.Module) -> Network:
         units = self.recipe.units
-        return prunable(network, units.kinds, self.inputs, modules=units.modules, min_keep=units.min_keep)
+        found = prunable(network, units.kinds, self.inputs, modules=units.modules, min_keep=units.min_keep)
+        return floored(found, self.floors)
 
     def trained(self, name: str, pruning: Aptp, data: Captioned, report: Report) -> tuple[Experts, Experts]:
         """The experts as they were cut, and as they are after their training."""

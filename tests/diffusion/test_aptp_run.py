@@ -93,6 +93,18 @@ def test_it_ends_in_a_folder_that_serves_and_goes_on_where_it_stopped(
     assert not list((output / "stages").glob("*.ckpt"))
 
 
+def test_floors_of_a_recipe_hold_for_every_expert(pipeline: Path, tmp_path: Path) -> None:
+    made = experts_of(pipeline)
+    units = replace(made.units, floors={"*neurons": 64}, kinds=("heads", "neurons"))
+    assert made.experts is not None
+    pruning = replace(made.experts.pruning, share=0.8, rate=3.0, steps=8, warmup=0)
+    changes = {"units": units, "experts": replace(made.experts, pruning=pruning, baseline=False)}
+    experts, _ = train_experts(replace(made, **changes), tmp_path)
+    sizes = {group.name: group.size for each in experts.networks for group in each.groups()}
+    neurons = [size for name, size in sizes.items() if name.endswith("neurons")]
+    assert neurons and min(neurons) >= 64
+
+
 def test_a_dry_run_plans_the_share(pipeline: Path) -> None:
     found = dry_run(experts_of(pipeline))
     assert found.plan.dense.macs and found.plan.pruned.macs
