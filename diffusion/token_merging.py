@@ -123,7 +123,8 @@ def token_merging(
             pipeline may call it with latents (batch, channels, height, width).
         ratio: share of the tokens that is merged away, at most 1 - 1 / stride^2; 0 changes nothing.
         stride: side of the cells of which one token each takes others in.
-        max_downsample: how many times coarser than the finest token grid one may be that is still merged.
+        max_downsample: how many times coarser than the finest grid of self-attention one may be that is still merged.
+            The authors' code counts from the latents: in networks that attend to coarser grids alone it merges nothing.
         seed: draws the token of each cell anew in each call; None always takes the first, which leaves a grid.
 
     Raises:
@@ -159,6 +160,7 @@ class _Grid:
     generator: torch.Generator | None
     height: int = 0
     width: int = 0
+    finest: int | None = None
 
     def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         latents = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
@@ -171,7 +173,9 @@ class _Grid:
         tokens = x.shape[1]
         downsample = isqrt(max(1, round(self.height * self.width / tokens)))
         height, width = -(-self.height // downsample), -(-self.width // downsample)
-        if downsample > self.max_downsample or height * width != tokens:
+        # UNets go from fine to coarse and back, so that the first grid is among the finest.
+        self.finest = downsample if self.finest is None else min(self.finest, downsample)
+        if downsample > self.max_downsample * self.finest or height * width != tokens:
             return None
         destinations = grid_destinations(height, width, self.stride, self.generator).to(x.device)
         count = min(int(self.ratio * tokens), tokens - len(destinations))

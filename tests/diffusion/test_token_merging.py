@@ -103,6 +103,17 @@ def test_only_fine_grids_of_self_attention_are_merged():
     assert seen[fine] == {32, 64} and seen[coarse] == {16}
 
 
+def test_networks_that_attend_to_coarse_grids_alone_are_merged_too():
+    model = random_model(
+        "unet",
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    dense = run(model)
+    with token_merging(model, 0.5):
+        assert not torch.equal(run(model), dense)
+
+
 def test_random_destinations_are_those_of_the_seed():
     model = random_model("dit")
 
