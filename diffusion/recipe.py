@@ -4,7 +4,6 @@
     units: {kinds: [heads, neurons]}
     criterion: {class_path: diffusion.masks.EcoDiff, init_args: {steps: 400}}
     budget: {remove: 0.2}
-    calibration: {count: 64, steps: 10}
     output: out/fashion-unet-ecodiff-20
 
 `secateur.recipe.read_recipe(path, DiffusionRecipe)` reads it, `diffusion.prune.prune` does what it says.
@@ -77,10 +76,9 @@ class Units:
         modules: patterns over names of modules; units below one that matches may go, others stay.
         min_keep: the fewest units of a layer that stay; 0 lets a layer lose all.
         floors: pattern over names of groups -> the fewest units of each that stay, in place of `min_keep`.
-        drop: patterns over names of whole modules that go, whatever they are worth. Then there is neither a criterion
-            nor a budget.
-        blocks: layers and stages of a UNet that go as in BK-SDM; what is left loads with plain diffusers. Then there is
-            neither a criterion, nor a budget, nor `drop`; kinds and modules do not matter.
+        drop: patterns over names of whole modules that go, without a criterion or a budget.
+        blocks: layers and stages of a UNet that go as in BK-SDM, without a criterion, a budget or `drop`; kinds and
+            modules do not matter. What is left loads with plain diffusers.
 
     Raises:
         ValueError: there are no kinds or patterns, or a floor is negative.
@@ -114,8 +112,7 @@ class Budget:
     Args:
         remove: share, 0 to 1, of the cost that goes.
         limit: the most that the model may cost afterwards, in units of the cost (milliseconds of "ms").
-        cost: "params", "bytes", "macs", or "ms": time measured on this machine, in a forward of the calibration's
-            batch.
+        cost: "params", "bytes", "macs", or "ms": of a forward of the calibration's batch on this machine.
         of: what `remove` is a share of: the whole "model", or the "units" that may go.
         by_kind: kind -> share of the cost of its units that goes; kinds do not compete then.
         allocator: which units of all, given their scores; any function of `secateur.allocation`.
