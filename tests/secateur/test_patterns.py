@@ -19,8 +19,8 @@ SCORES = torch.rand(4, 12, generator=generator())
 def test_windows_keep_together_what_the_whole_keeps(keep: float, rows: int, columns: int, window: int) -> None:
     scores = SCORES[:rows, :columns]
     for pattern, expected in (
-        (Unstructured(keep), int(keep * rows * columns + 1e-9)),
-        (PerRow(keep), rows * int(keep * columns + 1e-9)),
+        (Unstructured(keep), int(keep * rows * columns * (1 + 1e-12))),
+        (PerRow(keep), rows * int(keep * columns * (1 + 1e-12))),
     ):
         parts = [
             pattern.mask(part, start)
